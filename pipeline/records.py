@@ -1,0 +1,162 @@
+"""The shared words: what one part of the pipeline hands to another.
+
+Plain frozen records without behaviour beyond their own spelling. They know no library, no file and
+no database; every kit may import them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Value = bool | int | float | str | tuple[int, ...] | None
+"""A hyperparameter's value."""
+
+Params = Mapping[str, Value]
+"""Hyperparameters by their flat study-file name."""
+
+
+class Phase(StrEnum):
+    """What a trial is run for."""
+
+    SEARCH = "search"
+    """proposed by the search's sampler, judged on validation data"""
+    SHORTLIST = "shortlist"
+    """one of the search's best configurations again, on a fresh seed, judged on validation data"""
+    REPEAT = "repeat"
+    """the chosen configuration on a fresh seed, the only place where test data is touched"""
+
+
+class State(StrEnum):
+    """Where a trial stands. `MOVES` holds the legal moves."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    """ended early by its stopping rule"""
+    DIVERGED = "diverged"
+    """a non-finite loss or gradient: a result, not an error"""
+    FAILED = "failed"
+    """an exception from the model or the user's code"""
+
+
+ENDED = frozenset({State.COMPLETE, State.STOPPED, State.DIVERGED, State.FAILED})
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.RUNNING}),
+    State.RUNNING: ENDED | {State.WAITING},  # back to waiting: its worker or driver was lost
+    State.COMPLETE: frozenset(),
+    State.STOPPED: frozenset(),
+    State.DIVERGED: frozenset(),
+    State.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TrialKey:
+    """A trial's identity inside its sweep."""
+
+    arm: str
+    """hash of the arm's scientific values"""
+    replicate: int
+    phase: Phase
+    number: int
+    """search: Optuna's trial number. shortlist: candidate * candidate_seeds + seed. repeat: repeat."""
+
+    def __str__(self) -> str:
+        return f"{self.arm}/{self.replicate}/{self.phase}/{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> TrialKey:
+        """The inverse of `str`. Raises ValueError when `text` is not a key."""
+        arm, replicate, phase, number = text.split("/")
+        return cls(arm, int(replicate), Phase(phase), int(number))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTask:
+    """All that a worker needs to train one trial; nothing else may influence the numbers."""
+
+    key: TrialKey
+    hyperparameters: Params
+    """every structural and numeric hyperparameter, flat and complete"""
+    seed: int
+    """seeds initial weights, batch order and noise"""
+    thresholds: tuple[float | None, ...] = ()
+    """stopping rule: after epoch e the trial stops when its best metric so far is below entry e"""
+    evaluate_test: bool = False
+    keep_weights: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """How one trial ended, as the worker reports it."""
+
+    state: State
+    """one of ENDED"""
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """metric name -> one value per finished epoch"""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """metric name -> value at the end (last epoch's values; `test/...` for repeats)"""
+    cause: str | None = None
+    """why it diverged, stopped or failed; a function of the trial alone"""
+    epochs: int = 0
+    """finished epochs"""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """file name -> content: `samples.png`, `reconstructions.png`, `model.safetensors`"""
+    epoch_times: tuple[float, ...] = ()
+    """Unix seconds at the end of each finished epoch"""
+    started_at: float = 0.0
+    """Unix seconds"""
+    ended_at: float = 0.0
+    """Unix seconds"""
+    worker_seconds: float = 0.0
+    """this trial's share of its worker's time"""
+    worker: str = ""
+    host: str = ""
+    largest_pack: int = 1
+    """the most slots this trial's pack had while it trained"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One row of the ledger's trials table."""
+
+    key: TrialKey
+    params: Params
+    """the nuisance values; the arm holds the scientific ones, the study the fixed ones"""
+    seed: int
+    state: State = State.WAITING
+    attempts: int = 0
+    """how often the trial was handed to a worker"""
+    proposal: Mapping[str, Any] = field(default_factory=dict)
+    """what the sampler stored with the proposal (Optuna's system attributes)"""
+    thresholds: tuple[float | None, ...] = ()
+    outcome: TrialOutcome | None = None
+    """None until the state is one of ENDED; its `files` are empty when read back"""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """file name -> sha256 of the file kept under the sweep's `trials/` folder"""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare blanks: equal values give equal bytes. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """First `length` hexadecimal digits of the SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from (sweep seed, purpose, replicate, index, ...).
+
+    The arm is left out on purpose: arms are compared on common random numbers.
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
