@@ -143,6 +143,47 @@ class TrialRecord:
     """file name -> sha256 of the file kept under the sweep's `trials/` folder"""
 
 
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """A trial finished an epoch."""
+
+    key: TrialKey
+    epoch: int
+    """finished epochs"""
+    value: float
+    """`val/elbo`"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """A trial ended."""
+
+    key: TrialKey
+    outcome: TrialOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    """A worker is ready for trials."""
+
+    worker: str
+    host: str
+    fingerprint: Mapping[str, str]
+    """what its numbers depend on: versions, device kind, CPU capability, threads"""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker is gone, and with it the unfinished epochs of its trials."""
+
+    worker: str
+    reason: str
+
+
+Event = EpochReport | TrialEnded | WorkerJoined | WorkerLost
+"""What an executor tells the driver."""
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spare blanks: equal values give equal bytes. NaN is refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

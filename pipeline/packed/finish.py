@@ -1,0 +1,105 @@
+"""How a trial leaves its pack: final metrics, pictures, weights.
+
+Pictures are made only here. Prior samples are decoded from one bank of fixed z common to all runs; reconstructions
+are decoded from the posterior's mean.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..records import State, TrialOutcome
+from ..vae.pictures import pairs_grid, square_grid, to_bytes
+from .pack import Pack
+from .slots import Slot
+
+SAMPLES = 64
+RECONSTRUCTIONS = 32
+
+
+def finish_slots(pack: Pack, ended: Sequence[Slot]) -> list[TrialOutcome]:
+    """Outcomes of ended slots, in pack order; `ended` must be given in pack order."""
+    complete = [slot for slot in ended if slot.state in (State.COMPLETE, State.STOPPED)]
+    test = _test_metrics(pack, [slot for slot in complete if slot.task.evaluate_test])
+    files = _pictures(pack, complete)
+    outcomes = []
+    for slot in ended:
+        metrics = {name: values[-1] for name, values in slot.curves.items()} | test.get(id(slot), {})
+        if not all(math.isfinite(value) for value in metrics.values()):
+            slot.end(State.DIVERGED, "non-finite test metrics")
+            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        kept = dict(files.get(id(slot), {}))
+        if slot.task.keep_weights and slot.state is State.COMPLETE:
+            row = pack.rows_MP[pack.slots.index(slot)]
+            kept["model.safetensors"] = save_tensors(pack.stack.named_tensors(row))
+        outcomes.append(_outcome(slot, metrics, kept))
+    return outcomes
+
+
+def failed_outcome(slot: Slot, cause: str) -> TrialOutcome:
+    """The outcome of a trial whose model or code raised."""
+    slot.end(State.FAILED, cause)
+    return _outcome(slot, {name: values[-1] for name, values in slot.curves.items()}, {})
+
+
+def _outcome(slot: Slot, metrics: Mapping[str, float], files: Mapping[str, bytes]) -> TrialOutcome:
+    return TrialOutcome(
+        state=slot.state,
+        curves={name: tuple(values) for name, values in slot.curves.items()},
+        metrics=dict(metrics),
+        cause=slot.cause,
+        epochs=slot.epoch,
+        files=files,
+        epoch_times=tuple(slot.epoch_times),
+        started_at=slot.started_at,
+        ended_at=time.time(),
+        worker_seconds=slot.worker_seconds,
+        largest_pack=slot.largest_pack,
+    )
+
+
+def _test_metrics(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, float]]:
+    if not slots:
+        return {}
+    metrics = pack.evaluate(slots, "test")
+    names = ("elbo", "rate", "distortion", "active_units")
+    return {id(slot): {f"test/{name}": metrics[name][i] for name in names} for i, slot in enumerate(slots)}
+
+
+@torch.no_grad()
+def _pictures(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, bytes]]:
+    if not slots:
+        return {}
+    model, data = pack.stack.model, pack.data
+    low, high = data.value_range
+    pack.subset(slots)
+    z = data.picture_noise(SAMPLES, pack.structure.latent_dim).expand(len(slots), -1, -1)
+    x = data.evaluation("val", pack.structure.latent_dim).x[:RECONSTRUCTIONS]
+    mean, _ = model.encode(x.expand(len(slots), -1, -1))
+    originals = to_bytes(_numpy(x), low, high)
+    samples, copies = (to_bytes(_numpy(_expected(model, latent)), low, high) for latent in (z, mean))
+    return {
+        id(slot): {
+            "samples.png": square_grid(samples[i], data.image_shape),
+            "reconstructions.png": pairs_grid(originals, copies[i], data.image_shape),
+        }
+        for i, slot in enumerate(slots)
+    }
+
+
+def _expected(model: torch.nn.Module, z: Tensor) -> Tensor:
+    likelihood = cast(torch.nn.Module, model.likelihood)
+    return cast(Tensor, likelihood.mean(model.decode(z)))  # type: ignore[operator]
+
+
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    return values.float().cpu().numpy()

@@ -1,0 +1,238 @@
+"""A pack: M trials of one structure trained epoch by epoch in one vectorised program.
+
+Between epochs ended slots leave, newcomers take their place and the buffers are laid anew, so no step is spent on
+an empty slot. Within an epoch a slot that diverges is frozen in the same step. Nothing a slot does depends on its
+neighbours, its place or the pack's size: same bits as alone.
+
+Axes: M slot, P padded parameters, S step, R rows of a batch padded to a multiple of 16, D data, L latent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..records import State, TrialTask
+from ..vae.metrics import evaluate
+from ..vae.model import VAE, build_vae, elbo_terms, initialise
+from ..vae.scales import SCALES
+from .device_data import DeviceData
+from .draws import batch_order, epoch_noise
+from .optimizers import OPTIMIZERS
+from .slots import Slot, SlotMaths
+from .stack import Stack
+from .structure import Structure
+
+CURVES = {
+    "elbo": "val/elbo",
+    "rate": "val/rate",
+    "distortion": "val/distortion",
+    "active_units": "val/active_units",
+    "sigma_mean": "posterior/sigma_mean",
+    "sigma_min": "posterior/sigma_min",
+    "sigma_max": "posterior/sigma_max",
+}
+"""metrics of an evaluation -> names of the curves"""
+
+
+class Pack:
+    """Trains its slots; `slots[i]` owns row i of every buffer."""
+
+    def __init__(self, structure: Structure, data: DeviceData) -> None:
+        self.structure, self.data = structure, data
+        self.slots: list[Slot] = []
+        self.stack = Stack(self._fresh_model())
+        self._optimizer = OPTIMIZERS[structure.optimizer]
+        self.rows_MP = self._buffer(0)
+        self._state = [self._buffer(0) for _ in range(self._optimizer.buffers)]
+        self._gradient_MP = self._buffer(0)
+        self._batches = _Batches(data.train_x.shape[0], structure.batch_size, data)
+        self._maths = SlotMaths([], data.dtype, data.device)
+
+    def resettle(self, newcomers: Sequence[TrialTask]) -> None:
+        """Drops ended slots and admits newcomers; equal scales and objectives stand together."""
+        if not newcomers and all(slot.running for slot in self.slots):
+            return
+        now = time.time()
+        places: list[tuple[Slot, int | None]] = [(s, i) for i, s in enumerate(self.slots) if s.running]
+        places += [(Slot(task, started_at=now), None) for task in newcomers]
+        places.sort(key=lambda place: (place[0].scale, place[0].objective))
+        old_rows, old_state = self.rows_MP, self._state
+        self.rows_MP = self._buffer(len(places))
+        self._state = [self._buffer(len(places)) for _ in old_state]
+        self._gradient_MP = self._buffer(len(places))
+        for i, (slot, source) in enumerate(places):
+            if source is None:
+                self.rows_MP[i] = self._initial_row(slot.task.seed)
+                continue
+            self.rows_MP[i] = old_rows[source]
+            for new, old in zip(self._state, old_state, strict=True):
+                new[i] = old[source]
+        self.slots = [slot for slot, _ in places]
+        self._maths = SlotMaths(self.slots, self.data.dtype, self.data.device)
+        for slot in self.slots:
+            slot.largest_pack = max(slot.largest_pack, len(self.slots))
+
+    def train_epoch(self) -> None:
+        """One epoch of every slot, its evaluation, and the decision who ends here."""
+        began = time.process_time()
+        train_elbo_M = self.train_steps()
+        self._record_epoch(train_elbo_M)
+        share = (time.process_time() - began) / len(self.slots)
+        for slot in self.slots:
+            slot.worker_seconds += share
+
+    def train_steps(self, limit: int | None = None) -> Tensor:
+        """The optimizer steps of one epoch (at most `limit`); returns the mean training ELBO, (M,) float64."""
+        self._maths.begin_epoch()
+        order_SMR, noise_SMRL = self._draw()
+        views = self.stack.bind(self.rows_MP, with_gradient=True)
+        slot_rows = [
+            (slot, self.rows_MP[i], self._gradient_MP[i], tuple(state[i] for state in self._state), slot.optimizer_hyper())
+            for i, slot in enumerate(self.slots)
+        ]
+        total_M = torch.zeros(len(self.slots), dtype=torch.float64, device=self.data.device)
+        for step, (order_MR, noise_MRL, weight_R, count) in enumerate(
+            zip(order_SMR, noise_SMRL, self._batches.weight_SR, self._batches.counts, strict=True)
+        ):
+            if step == limit:
+                break
+            x_MRD = self.data.train_x.index_select(0, order_MR.view(-1)).view(*order_MR.shape, -1)
+            terms = elbo_terms(self.stack.model, self._maths.scale, x_MRD, noise_MRL, self._maths.hyper)
+            loss_M = (self._maths.loss(terms) * weight_R).sum(-1)
+            gradients = torch.autograd.grad(loss_M.sum(), views)
+            with torch.no_grad():
+                self.stack.gradients_into(self._gradient_MP, gradients)
+                # Times zero: NaN where anything is not finite, else exactly 0 in whatever order it is summed.
+                blame_M = loss_M.detach() * 0 + (self._gradient_MP * 0).sum(1)
+                elbo_M = ((terms.distortion + terms.rate.sum(-1)) * weight_R).sum(-1)
+                total_M -= elbo_M.double() * count
+                for i, (blame, (slot, row, gradient, state, hyper)) in enumerate(
+                    zip(blame_M.tolist(), slot_rows, strict=True)
+                ):
+                    if not slot.running:
+                        continue
+                    if blame == 0:
+                        self._optimizer.update(row, gradient, state, slot.step, hyper)
+                    else:
+                        slot.end(State.DIVERGED, _blame(slot, step, loss_M[i], terms.raw[i]))
+        return total_M / self.data.train_x.shape[0] + self.data.train_log_base
+
+    def subset(self, slots: Sequence[Slot]) -> SlotMaths:
+        """Binds the rows of some slots for evaluation; returns their maths."""
+        indices = [i for i, slot in enumerate(self.slots) if slot in slots]
+        rows = self.rows_MP if len(indices) == len(self.slots) else self.rows_MP[indices]
+        self.stack.bind(rows)
+        return SlotMaths([self.slots[i] for i in indices], self.data.dtype, self.data.device)
+
+    def evaluate(self, slots: Sequence[Slot], split: str) -> dict[str, list[float]]:
+        """Metrics of some slots (in pack order) on `val` or `test`, a value a slot."""
+        maths = self.subset(slots)
+        metrics = evaluate(
+            self.stack.model,
+            maths.scale,
+            self.data.evaluation(split, self.structure.latent_dim),
+            maths.hyper,
+            len(slots),
+        )
+        return {name: values.tolist() for name, values in metrics.items()}
+
+    def _record_epoch(self, train_elbo_M: Tensor) -> None:
+        live = [(slot, elbo) for slot, elbo in zip(self.slots, train_elbo_M.tolist(), strict=True) if slot.running]
+        if not live:
+            return
+        metrics = self.evaluate([slot for slot, _ in live], "val")
+        now = time.time()
+        for i, (slot, train_elbo) in enumerate(live):
+            value = metrics["elbo"][i]
+            if not math.isfinite(value):
+                slot.end(State.DIVERGED, f"non-finite validation ELBO after epoch {slot.epoch + 1}")
+                continue
+            slot.curves.setdefault("train/elbo", []).append(train_elbo)
+            for name, curve in CURVES.items():
+                slot.curves.setdefault(curve, []).append(metrics[name][i])
+            slot.epoch_times.append(now)
+            slot.epoch += 1
+            _judge(slot, value)
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        batches, latent = self._batches, self.structure.latent_dim
+        steps, rows, slots = len(batches.counts), batches.rows, len(self.slots)
+        order = torch.empty(steps, slots, rows, dtype=torch.int64)
+        noise = torch.empty(steps, slots, rows, latent, dtype=self.data.dtype)
+        for i, slot in enumerate(self.slots):
+            order[:, i] = batch_order(slot.task.seed, slot.epoch, batches.images)[batches.positions_SR]
+            noise[:, i] = epoch_noise(slot.task.seed, slot.epoch, (steps, rows, latent), self.data.dtype)
+        return order.to(self.data.device), noise.to(self.data.device)
+
+    def _fresh_model(self) -> VAE:
+        structure = self.structure
+        return build_vae(
+            network=structure.network,
+            pixels=self.data.pixels,
+            hidden=structure.hidden,
+            activation=structure.activation,
+            latent_dim=structure.latent_dim,
+            likelihood=structure.likelihood,
+            levels=self.data.levels,
+        ).to(self.data.dtype)
+
+    def _initial_row(self, seed: int) -> Tensor:
+        model = self._fresh_model()
+        initialise(model, seed)
+        return self.stack.row_of(model).to(self.data.device)
+
+    def _buffer(self, slots: int) -> Tensor:
+        return torch.zeros(slots, self.stack.row_length, dtype=self.data.dtype, device=self.data.device)
+
+
+class _Batches:
+    """Which place of an epoch's order each row of each batch takes.
+
+    Batches are padded to a multiple of 16 rows with copies of their own first image at weight 0: a copy cannot
+    diverge unless the image itself does.
+    """
+
+    def __init__(self, images: int, batch_size: int, data: DeviceData) -> None:
+        self.images = images
+        size = min(batch_size, images)
+        self.rows = size + -size % 16
+        starts = range(0, images, size)
+        self.counts = [min(size, images - start) for start in starts]
+        self.positions_SR = torch.tensor(
+            [
+                [start + i if i < count else start for i in range(self.rows)]
+                for start, count in zip(starts, self.counts, strict=True)
+            ]
+        )
+        self.weight_SR = torch.tensor(
+            [[1.0 / count if i < count else 0.0 for i in range(self.rows)] for count in self.counts],
+            dtype=data.dtype,
+            device=data.device,
+        )
+
+
+def _judge(slot: Slot, value: float) -> None:
+    """Ends a slot at its last epoch or by its stopping rule, in that order."""
+    slot.best = max(slot.best, value)
+    if slot.epoch >= slot.epochs:
+        slot.end(State.COMPLETE)
+        return
+    thresholds = slot.task.thresholds
+    threshold = thresholds[slot.epoch - 1] if slot.epoch <= len(thresholds) else None
+    if threshold is not None and slot.best < threshold:
+        slot.end(State.STOPPED, f"best {slot.best:.3f} below {threshold:.3f} after epoch {slot.epoch}")
+
+
+def _blame(slot: Slot, step: int, loss: Tensor, raw_RL: Tensor) -> str:
+    """Why a slot diverged, in words that depend on the trial alone."""
+    what = "gradient" if math.isfinite(float(loss)) else "loss"
+    text = f"non-finite {what} in epoch {slot.epoch + 1}, step {step + 1}"
+    scale = SCALES[slot.scale]
+    if scale.outside is not None and bool(scale.outside(raw_RL).any()):
+        text += f": {slot.scale} needs {scale.domain}"
+    return text

@@ -1,0 +1,64 @@
+"""Pictures: grids of images as PNG bytes. Knows no model; takes arrays of pixel values.
+
+Shapes: images (N, D) numpy in the data's units, `image_shape` (H, W) or (H, W, C) with C of 1 or 3.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GAP = 1
+"""pixels between images, before enlarging"""
+WANTED_WIDTH = 320
+"""small grids are enlarged by a whole factor to about this many pixels"""
+PAPER = 64
+"""grey level of the gaps, distinct from black background and white ink"""
+
+
+def to_bytes(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """Maps [low, high] to 0..255, clipped; non-finite values become mid-grey."""
+    span = high - low if high > low else 1.0
+    scaled = np.nan_to_num((values - low) / span, nan=0.5, posinf=1.0, neginf=0.0)
+    return (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def grid_png(rows: Sequence[Sequence[NDArray[np.uint8]]], image_shape: tuple[int, ...]) -> bytes:
+    """PNG of rows of flat images (D,) uint8 laid out as given."""
+    height, width = image_shape[0], image_shape[1]
+    channels = image_shape[2] if len(image_shape) > 2 else 1
+    columns = max(len(row) for row in rows)
+    canvas = np.full(
+        (len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), PAPER, dtype=np.uint8
+    )
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            canvas[top : top + height, left : left + width] = image.reshape(height, width, channels)
+    picture = Image.fromarray(canvas if channels == 3 else canvas[:, :, 0])
+    factor = max(1, math.ceil(WANTED_WIDTH / picture.width))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def square_grid(images: NDArray[np.uint8], image_shape: tuple[int, ...]) -> bytes:
+    """PNG of N images (N, D) in a square of √N columns."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return grid_png([images[i : i + columns] for i in range(0, len(images), columns)], image_shape)
+
+
+def pairs_grid(
+    originals: NDArray[np.uint8], copies: NDArray[np.uint8], image_shape: tuple[int, ...], columns: int = 8
+) -> bytes:
+    """PNG in which each row of originals (N, D) stands above the row of its copies (N, D)."""
+    rows: list[NDArray[np.uint8]] = []
+    for start in range(0, len(originals), columns):
+        rows += [originals[start : start + columns], copies[start : start + columns]]
+    return grid_png(rows, image_shape)
