@@ -33,26 +33,33 @@ class WorkPaths:
 
     @property
     def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
         return f"sqlite:///{self.workdir / 'ledger.db'}"
 
     @property
     def mlflow_url(self) -> str:
+        """Tracking URI of the embedded MLflow store."""
         return f"sqlite:///{self.workdir / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:
+        """Artifacts of the embedded MLflow store."""
         return self.workdir / "mlartifacts"
 
     def sweep(self, name: str) -> Path:
+        """Folder of one sweep."""
         return self.workdir / name
 
     def study(self, name: str) -> Path:
+        """The resolved study."""
         return self.sweep(name) / "study.yaml"
 
     def delivery_log(self, name: str) -> Path:
+        """What the background delivery printed."""
         return self.sweep(name) / "delivery.log"
 
     def trial(self, name: str, key: TrialKey) -> Path:
+        """Folder of one trial's files."""
         return self.sweep(name) / "trials" / key.arm / str(key.replicate) / key.phase / str(key.number)
 
 
@@ -63,8 +70,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -35,9 +35,7 @@ def packs_exactly(structure: Structure, data: DeviceData, sample: Params) -> boo
     return True
 
 
-def _try(
-    structure: Structure, data: DeviceData, tasks: list[TrialTask]
-) -> tuple[torch.Tensor, dict[str, list[float]]]:
+def _try(structure: Structure, data: DeviceData, tasks: list[TrialTask]) -> tuple[torch.Tensor, dict[str, list[float]]]:
     pack = Pack(structure, data)
     pack.resettle(tasks)
     pack.train_steps(limit=TRIED_STEPS)

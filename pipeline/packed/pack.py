@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..records import State, TrialTask
 from ..vae.metrics import evaluate
-from ..vae.model import VAE, build_vae, elbo_terms, initialise
+from ..vae.model import VAE, build_vae, elbo_terms, initialise, start_from
 from ..vae.scales import SCALES
 from .device_data import DeviceData
 from .draws import batch_order, epoch_noise
@@ -59,7 +59,7 @@ class Pack:
             return
         now = time.time()
         places: list[tuple[Slot, int | None]] = [(s, i) for i, s in enumerate(self.slots) if s.running]
-        places += [(Slot(task, started_at=now), None) for task in newcomers]
+        places += [(Slot(task, now, torch.zeros((), device=self.data.device)), None) for task in newcomers]
         places.sort(key=lambda place: (place[0].scale, place[0].objective))
         old_rows, old_state = self.rows_MP, self._state
         self.rows_MP = self._buffer(len(places))
@@ -67,7 +67,7 @@ class Pack:
         self._gradient_MP = self._buffer(len(places))
         for i, (slot, source) in enumerate(places):
             if source is None:
-                self.rows_MP[i] = self._initial_row(slot.task.seed)
+                self.rows_MP[i] = self._initial_row(slot)
                 continue
             self.rows_MP[i] = old_rows[source]
             for new, old in zip(self._state, old_state, strict=True):
@@ -92,7 +92,13 @@ class Pack:
         order_SMR, noise_SMRL = self._draw()
         views = self.stack.bind(self.rows_MP, with_gradient=True)
         slot_rows = [
-            (slot, self.rows_MP[i], self._gradient_MP[i], tuple(state[i] for state in self._state), slot.optimizer_hyper())
+            (
+                slot,
+                self.rows_MP[i],
+                self._gradient_MP[i],
+                tuple(state[i] for state in self._state),
+                slot.optimizer_hyper(),
+            )
             for i, slot in enumerate(self.slots)
         ]
         total_M = torch.zeros(len(self.slots), dtype=torch.float64, device=self.data.device)
@@ -181,9 +187,11 @@ class Pack:
             levels=self.data.levels,
         ).to(self.data.dtype)
 
-    def _initial_row(self, seed: int) -> Tensor:
+    def _initial_row(self, slot: Slot) -> Tensor:
         model = self._fresh_model()
-        initialise(model, seed)
+        initialise(model, slot.task.seed)
+        if slot.task.hyperparameters["initial_sigma"] is not None:
+            start_from(model, SCALES[slot.scale], slot.number("initial_sigma"))
         return self.stack.row_of(model).to(self.data.device)
 
     def _buffer(self, slots: int) -> Tensor:

@@ -27,7 +27,7 @@ class Slot:
 
     task: TrialTask
     started_at: float
-    step: Tensor = field(default_factory=lambda: torch.zeros(()))
+    step: Tensor
     """optimizer steps taken, as torch's fused kernels want it"""
     epoch: int = 0
     """finished epochs"""
@@ -45,18 +45,22 @@ class Slot:
 
     @property
     def epochs(self) -> int:
+        """Epochs it is to train."""
         return int(self.number("epochs"))
 
     @property
     def scale(self) -> str:
+        """Name of its posterior scale."""
         return str(self.task.hyperparameters["scale"])
 
     @property
     def objective(self) -> str:
+        """Name of its objective."""
         return str(self.task.hyperparameters["objective"])
 
     @property
     def running(self) -> bool:
+        """Whether it is still in training."""
         return self.state is State.RUNNING
 
     def optimizer_hyper(self) -> SlotHyper:

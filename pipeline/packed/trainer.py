@@ -62,7 +62,9 @@ class Trainer:
         while self._queue:
             task = self._queue.popleft()
             structure = structure_of(task.hyperparameters)
-            present = [slot.task for slot in self._packs[structure].slots if slot.running] if structure in self._packs else []
+            present = (
+                [slot.task for slot in self._packs[structure].slots if slot.running] if structure in self._packs else []
+            )
             members = [*present, *arrivals.get(structure, [])]
             if free <= 0 or (members and len(members) >= self._limit(structure, [*members, task])):
                 waiting.append(task)

@@ -62,7 +62,11 @@ def evaluation_set(x: Tensor, log_base: Tensor, noise: Tensor) -> EvaluationSet:
 
 @torch.no_grad()
 def evaluate(
-    model: VAE, scale: Callable[[Tensor], tuple[Tensor, Tensor]], data: EvaluationSet, hyper: Hyper, slots: int
+    model: VAE,
+    scale: Callable[[Tensor], tuple[Tensor, Tensor]],
+    data: EvaluationSet,
+    hyper: Hyper,
+    slots: int,
 ) -> dict[str, Tensor]:
     """Means over the split, each (M,) float64, for a stack of M = `slots` models.
 

@@ -19,6 +19,7 @@ from ..records import derive_seed
 from .likelihoods import LIKELIHOODS, Hyper
 from .networks import NETWORKS
 from .posterior import Posterior, make_posterior
+from .scales import Scale
 
 
 class VAE(nn.Module):
@@ -115,6 +116,12 @@ def initialise(model: nn.Module, seed: int) -> None:
                 parameter.copy_(
                     torch.empty(parameter.shape, dtype=parameter.dtype).uniform_(-bound, bound, generator=generator)
                 )
+
+
+@torch.no_grad()
+def start_from(model: VAE, scale: Scale, sigma: float) -> None:
+    """Sets the scale head's bias so that the posterior's standard deviation starts about `sigma`."""
+    model.raw_scale.bias.fill_(scale.inverse(sigma))
 
 
 def standard_normal_bank(seed: int, purpose: str, rows: int, latent_dim: int) -> Tensor:

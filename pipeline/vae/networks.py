@@ -7,6 +7,7 @@ model, not to the network. A new network is one function and one line in the tab
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ def mlp(*, pixels: int, latent_dim: int, hidden: Sequence[int], activation: str)
 
 def _layers(widths: Sequence[int], activation: str) -> nn.Sequential:
     layers = nn.Sequential()
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers.append(nn.Linear(before, after))
         layers.append(ACTIVATIONS[activation]())
     return layers

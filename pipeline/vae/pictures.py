@@ -25,17 +25,16 @@ def to_bytes(values: NDArray[np.float32], low: float, high: float) -> NDArray[np
     """Maps [low, high] to 0..255, clipped; non-finite values become mid-grey."""
     span = high - low if high > low else 1.0
     scaled = np.nan_to_num((values - low) / span, nan=0.5, posinf=1.0, neginf=0.0)
-    return (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return pixels
 
 
-def grid_png(rows: Sequence[Sequence[NDArray[np.uint8]]], image_shape: tuple[int, ...]) -> bytes:
-    """PNG of rows of flat images (D,) uint8 laid out as given."""
+def grid_png(rows: Sequence[NDArray[np.uint8]], image_shape: tuple[int, ...]) -> bytes:
+    """PNG of rows of flat images, each row (n, D) uint8, laid out as given."""
     height, width = image_shape[0], image_shape[1]
     channels = image_shape[2] if len(image_shape) > 2 else 1
     columns = max(len(row) for row in rows)
-    canvas = np.full(
-        (len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), PAPER, dtype=np.uint8
-    )
+    canvas = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), PAPER, dtype=np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)

@@ -1,0 +1,159 @@
+"""The verbs about the tracker: deliver to it, check it, and show it in a browser.
+
+Introduces ledger, results and tracker to each other; knows no worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from .comparison import to_json
+from .delivery import Subject, check, deliver_pending, finish, follow
+from .errors import UserError
+from .launch import Where, open_ledger, tracking_target
+from .ledger import Ledger
+from .report import comparison_table, render_text, verdict_sentences
+from .results import Results, load_results
+from .tracking.base import DatasetInfo, Tracker
+from .tracking.mlflow_tracker import MlflowTracker
+
+
+def connect(where: Where) -> MlflowTracker | None:
+    """The tracker in force; None where nothing is tracked."""
+    target = tracking_target(where)
+    if target is None:
+        return None
+    where.paths.workdir.mkdir(parents=True, exist_ok=True)
+    return MlflowTracker.connect(target, where.paths.mlflow_artifacts)
+
+
+def subject_of(results: Results, where: Where) -> Subject:
+    """What the tracker is told of a sweep beyond its rows."""
+    data = json.loads(results.sweep.study)["data"]
+    return Subject(
+        sweep=results.sweep.name,
+        paths=where.paths,
+        describe=results.hyperparameters,
+        arm_label=lambda arm: results.arm(arm).label,
+        dataset=DatasetInfo(
+            name=str(data.get("name") or Path(str(data["path"])).name),
+            digest=str(data["sha256"])[:32],
+            source=json.dumps({"id": data["id"]}),
+            profile=json.dumps({key: data[key] for key in ("kind", "pixels", "images", "form")}),
+        ),
+        git_commit=_git_commit(),
+    )
+
+
+def final_files(ledger: Ledger, name: str) -> Mapping[str, str]:
+    """Texts that the sweep's parent run ends with."""
+    results = load_results(ledger, name)
+    table = render_text(comparison_table(results.comparison, width=110), width=110)
+    sentences = "\n".join(verdict_sentences(results.comparison))
+    text = f"{results.study.question}\n\n{table}\n{sentences}\n"
+    return {"compare.json": to_json(results.comparison), "compare.txt": text}
+
+
+def synchronise(name: str, where: Where, console: Console, *, check: bool, follow: bool) -> int:
+    """`sync`: delivers, or checks, or follows a running sweep. Returns the exit code."""
+    tracker = connect(where)
+    if tracker is None:
+        raise UserError("Nothing is tracked with `--mlflow none`; name a store, or leave the option out.")
+    with open_ledger(where) as ledger:
+        results = load_results(ledger, name)
+        subject = subject_of(results, where)
+        if check:
+            return _check(ledger, tracker, subject, console)
+        if follow:
+            return _follow(ledger, tracker, subject, console)
+        return _deliver(ledger, tracker, subject, console)
+
+
+def _check(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
+    differences = check(ledger, tracker, subject)
+    for line in differences:
+        console.print(escape(line), soft_wrap=True)
+    if not differences:
+        console.print("MLflow and the ledger agree.")
+    return 1 if differences else 0
+
+
+def _follow(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
+    report = follow(ledger, tracker, subject, final_files=lambda: final_files(ledger, subject.sweep))
+    console.print(f"delivered {report.delivered}, {report.remaining} left")
+    return 1 if report.remaining else 0
+
+
+def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
+    report = deliver_pending(ledger, tracker, subject)
+    for item, why in report.refused.items():
+        console.print(escape(f"{item}: {why}"), soft_wrap=True)
+    if report.away:
+        console.print(escape(f"{report.delivered} delivered, {report.remaining} to go: {report.away}"), soft_wrap=True)
+        return 1
+    sweep = ledger.sweep(subject.sweep)
+    if sweep is not None and sweep.status != "running":
+        finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep), metrics={})
+    console.print(f"{report.delivered} delivered, {report.remaining} left.")
+    return 1 if report.remaining else 0
+
+
+def serve(where: Where, port: int, console: Console) -> int:
+    """`ui`: the MLflow UI on this store, on the loopback address, until Ctrl-C. Returns the exit code."""
+    target = tracking_target(where)
+    if target is None:
+        raise UserError("There is no store to show with `--mlflow none`.")
+    if target.startswith(("http://", "https://")):
+        console.print(f"MLflow runs at {escape(target)}")
+        return 0
+    tracker = connect(where)
+    assert tracker is not None
+    base = f"http://127.0.0.1:{port}"
+    console.print(f"MLflow UI: [bold]{base}[/]  (Ctrl-C ends it)")
+    for name, url in _links(where, tracker, base):
+        console.print(f"  {escape(name)}: {url}", soft_wrap=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", target]
+    command += ["--default-artifact-root", where.paths.mlflow_artifacts.as_uri()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(command, env={**os.environ, **quiet})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 0
+
+
+def _links(where: Where, tracker: MlflowTracker, base: str) -> list[tuple[str, str]]:
+    """A deep link to the runs of each sweep, and one to its parent run."""
+    with open_ledger(where) as ledger:
+        links = []
+        for sweep in ledger.sweeps():
+            delivered = ledger.deliveries(sweep.name, tracker.target)
+            if delivered:
+                links.append((sweep.name, base + tracker.page_of(sweep.name)))
+        return links
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

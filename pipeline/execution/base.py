@@ -1,0 +1,28 @@
+"""The contract between the driver and whatever trains its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..records import Event, TrialTask
+
+
+class Executor(Protocol):
+    """Workers that train trials.
+
+    Workers announce themselves by `WorkerJoined` and go by `WorkerLost`; trials of a lost worker are the driver's
+    to hand out again. Every trial that was submitted to a live worker ends in exactly one `TrialEnded`.
+    """
+
+    def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
+        """Hands trials to a worker that has joined. May be more than its slots; never blocks."""
+
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """What has happened since the last call; waits up to the timeout for the first event.
+
+        Raises ExecutionError when no worker is left and none can be started.
+        """
+
+    def close(self) -> None:
+        """Ends all workers; unfinished trials are dropped. May be called twice."""

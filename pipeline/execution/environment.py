@@ -1,0 +1,54 @@
+"""The state of a process in which the same trial gives the same bits, and its fingerprint.
+
+Must run before torch is imported: MKL reads its settings once. Knows no trial.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from importlib.metadata import version
+
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+KEEP_BYTES = 1 << 30
+
+
+def prepare_process() -> None:
+    """Sets MKL's code branch, the allocator and one thread for this process.
+
+    MKL_CBWR makes matrix products independent of how their operands are aligned. The allocator is told to keep what
+    it frees: a training step would otherwise give its buffers back and fault them in again.
+    """
+    os.environ.setdefault("MKL_CBWR", "AVX2")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def fingerprint(device: str) -> dict[str, str]:
+    """All that a trial's bits depend on beside the study and its data."""
+    import torch
+
+    versions = {name: version(name) for name in ("torch", "numpy", "scipy", "optuna")}
+    return {
+        **versions,
+        "vae-sweep": _own_version(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _own_version() -> str:
+    from .. import __version__
+
+    return __version__

@@ -1,0 +1,406 @@
+"""Putting a sweep together and seeing it through: data, ledger, lease, workers, delivery, progress.
+
+The parts know nothing of each other; this file introduces them. Also trains a single configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from .config import Study, dump_study, load_study, study_differences, study_hash
+from .data.dataset import DataSet, load_data
+from .errors import StudyFileError, SweepConflictError, UserError
+from .execution.base import Executor
+from .ledger import Holder, Ledger, SweepRecord
+from .paths import WorkPaths, write_atomically
+from .progress import ArmProgress, Progress, ProgressSnapshot, time_left, trials_per_minute
+from .records import (
+    ENDED,
+    Phase,
+    State,
+    TrialEnded,
+    TrialOutcome,
+    TrialRecord,
+    TrialTask,
+    canonical_json,
+    derive_seed,
+)
+from .results import Results, describe, load_results, trial_of
+from .space import arms
+from .stages import METRIC_CURVE, Stages
+from .sweep import Sweep
+
+DEFAULT_SLOTS = 16
+"""trials a worker trains at once on a CPU: beyond it a slot-step gets no cheaper (docs/performance.md)"""
+SNAPSHOT_SECONDS = 0.5
+DELIVERY_PATIENCE_SECONDS = 600.0
+LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a sweep runs and where its results go: never part of the study."""
+
+    paths: WorkPaths
+    workers: int = 1
+    slots: int = DEFAULT_SLOTS
+    executor: str = "ray"
+    """`ray` or `inline`"""
+    address: str | None = None
+    """of a Ray cluster; None starts one here"""
+    tracking: str | None = None
+    """MLflow tracking URI; None: the embedded store; `none`: no tracker"""
+    allow_mixed: bool = False
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's database."""
+        return os.environ.get(LEDGER_VARIABLE) or self.paths.ledger_url
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run ended."""
+
+    results: Results
+    finished: bool
+    already: bool
+    """it was finished before this command"""
+    undelivered: int | None
+    """trials the tracker has not got; None: no tracker"""
+    lost_delivery: str
+    """why, if some are undelivered"""
+
+
+def open_ledger(where: Where, *, create: bool = False) -> Ledger:
+    """The working directory's ledger."""
+    if create:
+        where.paths.workdir.mkdir(parents=True, exist_ok=True)
+    return Ledger.open(where.ledger_url, create=create)
+
+
+def load_study_data(study: Study) -> DataSet:
+    """The study's data. Raises DataError."""
+    data = study.data
+    return load_data(
+        name=data.name,
+        path=data.path,
+        form=data.form,
+        levels=data.levels,
+        split=data.split,
+        split_seed=study.seed if data.split_seed is None else data.split_seed,
+    )
+
+
+def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet: bool = False) -> RunReport:
+    """Runs the study of `file`, or resumes what is there, until finished or stopped."""
+    study = load_study(file, sets)
+    if study.is_single:
+        problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
+        raise StudyFileError(str(file), [problem])
+    dataset = load_study_data(study)
+    with open_ledger(where, create=True) as ledger:
+        record = register(ledger, study, dataset, where.paths)
+        if record.status == "finished":
+            return RunReport(load_results(ledger, study.name), True, True, _undelivered(ledger, study.name, where), "")
+        holder = Holder.current()
+        ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
+        try:
+            ledger.update_sweep(study.name, status="running", stop_requested=False)
+            delivery = _start_delivery(study.name, where)
+            finished = _drive(study, dataset, ledger, holder, where, progress)
+            now = time.time()
+            ledger.update_sweep(
+                study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
+            )
+        finally:
+            ledger.release_lease(study.name, "driver", holder)
+        lost = _await_delivery(study.name, delivery, ledger, where, progress)
+        undelivered = _undelivered(ledger, study.name, where)
+        return RunReport(load_results(ledger, study.name), finished, False, undelivered, lost)
+
+
+def register(ledger: Ledger, study: Study, dataset: DataSet, paths: WorkPaths) -> SweepRecord:
+    """The sweep's row: a new one, or the old one of the same question. Raises SweepConflictError for another."""
+    plain = describe(study, dataset)
+    found = ledger.sweep(study.name)
+    if found is None:
+        write_atomically(paths.study(study.name), dump_study(study).encode())
+        return ledger.create_sweep(
+            name=study.name, study=canonical_json(plain), study_hash=study_hash(plain), created_at=time.time()
+        )
+    if found.study_hash != study_hash(plain):
+        differences = "\n".join(f"  - {line}" for line in study_differences(json.loads(found.study), plain))
+        raise SweepConflictError(
+            f"A sweep is its name and its question, but '{study.name}' in {paths.workdir} asks something else:\n"
+            f"{differences}\nGive this one a name of its own (--set name=...) or another --workdir."
+        )
+    return found
+
+
+def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
+    """The workers. The inline twin trains in this process; Ray is loaded only where it is asked for."""
+    bank_seed = derive_seed(study.seed, "bank")
+    if where.executor == "inline":
+        from .execution.inline import InlineExecutor
+
+        return InlineExecutor(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed)
+    from .execution.ray_pool import RayPool
+
+    return RayPool(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed, address=where.address)
+
+
+def _drive(study: Study, dataset: DataSet, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
+    done: defaultdict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
+    for record in ledger.trials(study.name):
+        done[record.key.arm, record.key.replicate].append(record)
+    stages = [
+        Stages(study, arm, replicate, done[arm.id, replicate])
+        for arm in arms(study)
+        for replicate in range(study.search.replicates)
+    ]
+    executor = make_executor(dataset, study, where)
+    try:
+        sweep = Sweep(
+            name=study.name,
+            stages=stages,
+            ledger=ledger,
+            holder=holder,
+            executor=executor,
+            paths=where.paths,
+            slots=where.slots,
+            allow_mixed=where.allow_mixed,
+            observe=_Observer(study, where, progress),
+        )
+        with _stopping(sweep.stop, progress):
+            return sweep.run()
+    finally:
+        progress.close()
+        executor.close()
+
+
+@contextmanager
+def _stopping(stop: Callable[[], None], progress: Progress) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a clean stop; a second Ctrl-C interrupts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        progress.message("stopping; what is unfinished will be trained again (Ctrl-C once more to leave at once)")
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Observer:
+    """Turns the loop's state into snapshots, at most two a second."""
+
+    def __init__(self, study: Study, where: Where, progress: Progress) -> None:
+        self._study, self._where, self._progress = study, where, progress
+        self._began = self._due = time.time()
+        self._arms = arms(study)
+        self._said = ""
+        self._started = False
+
+    def __call__(self, sweep: Sweep) -> None:
+        if sweep.watch.last != self._said:
+            self._said = sweep.watch.last
+            self._progress.message(self._said)
+        now = time.time()
+        if now >= self._due or sweep.finished:
+            self._due = now + SNAPSHOT_SECONDS
+            snapshot = self._snapshot(sweep, now)
+            (self._progress.update if self._started else self._progress.start)(snapshot)
+            self._started = True
+
+    def _snapshot(self, sweep: Sweep, now: float) -> ProgressSnapshot:
+        records = sweep.records()
+        ended = [record for record in records if record.state in ENDED]
+        times = [record.outcome.ended_at for record in ended if record.outcome]
+        by_arm: defaultdict[str, list[TrialRecord]] = defaultdict(list)
+        for record in records:
+            by_arm[record.key.arm].append(record)
+        expected: Counter[tuple[str, Phase]] = Counter()
+        for part in sweep.stages.values():
+            expected.update({(part.arm.id, phase): count for phase, count in part.expected().items()})
+        total = expected.total()
+        return ProgressSnapshot(
+            sweep=self._study.name,
+            elapsed_seconds=now - self._began,
+            rows=tuple(
+                _arm_progress(arm.label, by_arm[arm.id], sum(expected[arm.id, phase] for phase in Phase))
+                for arm in self._arms
+            ),
+            done=len(ended),
+            total=total,
+            trials_per_minute=trials_per_minute(times, started_at=self._began, now=now),
+            seconds_left=time_left(times, remaining=total - len(ended), started_at=self._began, now=now),
+            workers=sweep.watch.workers,
+            slots_busy=sweep.watch.running,
+            slots=sweep.watch.workers * self._where.slots,
+            phases={
+                phase: (sum(record.key.phase is phase for record in ended), planned)
+                for phase in Phase
+                if (planned := sum(count for (_, of), count in expected.items() if of is phase))
+            },
+            note="" if sweep.watch.workers else "waiting for workers",
+        )
+
+
+def _arm_progress(label: str, records: list[TrialRecord], total: int) -> ArmProgress:
+    states = [record.state for record in records]
+    values = [
+        record.outcome.curves[METRIC_CURVE][-1]
+        for record in records
+        if record.state is State.COMPLETE and record.outcome is not None
+    ]
+    return ArmProgress(
+        label=label,
+        done=sum(state in ENDED for state in states),
+        running=states.count(State.RUNNING),
+        stopped=states.count(State.STOPPED),
+        diverged=states.count(State.DIVERGED),
+        failed=states.count(State.FAILED),
+        total=total,
+        best=max(values, default=None),
+    )
+
+
+# ------------------------------------------------------------------------------------------ delivery
+
+
+def tracking_target(where: Where) -> str | None:
+    """The tracking URI in force; None where nothing is tracked."""
+    if where.tracking == "none":
+        return None
+    return where.tracking or os.environ.get("MLFLOW_TRACKING_URI") or where.paths.mlflow_url
+
+
+def _start_delivery(name: str, where: Where) -> subprocess.Popen[bytes] | None:
+    """Delivery runs beside the training as `vae-sweep sync --follow`: nothing it does can stall the loop."""
+    target = tracking_target(where)
+    if target is None:
+        return None
+    command = [sys.executable, "-m", "pipeline", "sync", name, "--follow", "--workdir", str(where.paths.workdir)]
+    log = where.paths.delivery_log(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+
+def _undelivered(ledger: Ledger, name: str, where: Where) -> int | None:
+    from .tracking.mlflow_tracker import target_of
+
+    target = tracking_target(where)
+    return None if target is None else ledger.count_undelivered(name, target_of(target))
+
+
+def _await_delivery(
+    name: str, process: subprocess.Popen[bytes] | None, ledger: Ledger, where: Where, progress: Progress
+) -> str:
+    """Waits while deliveries go on arriving; returns why it stopped waiting, empty when all is delivered."""
+    if process is None:
+        return ""
+    left = _undelivered(ledger, name, where)
+    if left:
+        progress.message(f"delivering the last {left} trials to MLflow")
+    deadline = time.monotonic() + DELIVERY_PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        now_left = _undelivered(ledger, name, where)
+        if now_left != left:
+            left, deadline = now_left, time.monotonic() + DELIVERY_PATIENCE_SECONDS
+        if left and _says_away(where.paths.delivery_log(name)):
+            return "MLflow is away; a background process keeps trying"
+        time.sleep(0.2)
+    if process.poll() not in (0, None):
+        lines = where.paths.delivery_log(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"the delivery ended with exit code {process.returncode}"
+    return ""
+
+
+def _says_away(log: Path) -> bool:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return bool(lines) and "away" in lines[-1]
+
+
+# ------------------------------------------------------------------------------------------ one trial
+
+
+def train_single(study: Study, *, slots: int = 1) -> TrialOutcome:
+    """Trains a single-configuration study in this process: the same engine, the same numbers."""
+    if not study.is_single:
+        raise UserError(
+            "train takes one configuration: a file without `scientific` and `nuisance`, such as "
+            "`vae-sweep best NAME --export FILE` writes. A study with arms is for `vae-sweep run`."
+        )
+    key, params, seed = trial_of(study)
+    return train_alone(study, load_study_data(study), TrialTask(key, params, seed, (), True, True))
+
+
+def train_again(results: Results, record: TrialRecord) -> TrialOutcome:
+    """Trains one trial of a sweep again, alone, in this process."""
+    task = TrialTask(
+        key=record.key,
+        hyperparameters=results.hyperparameters(record),
+        seed=record.seed,
+        thresholds=record.thresholds,
+        evaluate_test=record.key.phase is Phase.REPEAT,
+        keep_weights=True,
+    )
+    return train_alone(results.study, load_study_data(results.study), task)
+
+
+def train_alone(study: Study, dataset: DataSet, task: TrialTask) -> TrialOutcome:
+    """One trial in one slot of the inline executor."""
+    from .execution.inline import InlineExecutor
+
+    executor = InlineExecutor(dataset, workers=1, slots=1, bank_seed=derive_seed(study.seed, "bank"))
+    executor.submit("inline-0", [task])
+    while True:
+        for event in executor.poll(0.0):
+            if isinstance(event, TrialEnded):
+                return event.outcome
+
+
+def save_outcome(folder: Path, outcome: TrialOutcome) -> None:
+    """Writes a trial's files and `result.json` into `folder`."""
+    for name, content in outcome.files.items():
+        write_atomically(folder / name, content)
+    summary: Mapping[str, object] = {
+        "state": outcome.state,
+        "cause": outcome.cause,
+        "epochs": outcome.epochs,
+        "metrics": dict(outcome.metrics),
+        "curves": {name: list(values) for name, values in outcome.curves.items()},
+    }
+    write_atomically(folder / "result.json", (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
+
+
+def same_numbers(outcome: TrialOutcome, record: TrialRecord) -> bool | None:
+    """Whether a trial trained again gave the ledger's numbers, bit for bit; None where it had not ended."""
+    if record.outcome is None:
+        return None
+    mine, theirs = ((o.state, dict(o.metrics), dict(o.curves), o.cause) for o in (outcome, record.outcome))
+    return mine == theirs

@@ -1,0 +1,298 @@
+"""What the ledger's rows hold, and how a trial becomes a row and back.
+
+Pure values: it knows no database and no SQL (ledger.py does), so that other processes may use its
+records without loading either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import LeaseHeldError, LedgerError
+from .records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
+
+SCHEMA_VERSION = 1
+LEASE_SECONDS = 30.0
+"""A lease whose last heartbeat is older than this is free."""
+
+SweepStatus = Literal["running", "stopped", "finished"]
+Role = Literal["driver", "delivery"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """One row of the ledger's sweeps table."""
+
+    name: str
+    study: str
+    """the resolved study as canonical JSON"""
+    study_hash: str
+    status: SweepStatus
+    fingerprint: Mapping[str, str] | None
+    """what the numbers depend on, fixed by the first trial"""
+    reproducible: bool
+    stop_requested: bool
+    created_at: float
+    """Unix seconds"""
+    finished_at: float | None
+    """Unix seconds"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """How far one item has come on its way to one tracker."""
+
+    state: Literal["begun", "done"]
+    """begun: a run may or may not exist there. done: it is complete there"""
+    run_id: str | None
+    at: float
+    """Unix seconds"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, told apart from a later one that got the same process id."""
+
+    host: str
+    pid: int
+    started: str
+    """kernel start time of the process; empty where it cannot be read"""
+    scope: str
+    """boot and process-id namespace: process ids mean something only within one; empty where unknown"""
+
+    @classmethod
+    def current(cls) -> Holder:
+        """This process."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, (_process_stat(pid) or ("", ""))[1], _scope())
+
+    def is_gone(self) -> bool:
+        """True when this process surely no longer runs; False when it does, or when that cannot be seen."""
+        here = socket.gethostname(), _scope()
+        if (self.host, self.scope) != here:
+            return False
+        stat = _process_stat(self.pid)
+        if stat is not None:
+            state, started = stat
+            return state in "ZX" or started != self.started
+        return not _answers_signals(self.pid)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """Who holds a role of a sweep."""
+
+    holder: Holder
+    since: float
+    """Unix seconds"""
+    heartbeat: float
+    """Unix seconds of the last sign of life"""
+
+    def is_live(self, now: float) -> bool:
+        """Whether the role is taken at `now` (Unix seconds)."""
+        return now - self.heartbeat < LEASE_SECONDS and not self.holder.is_gone()
+
+
+def _process_stat(pid: int) -> tuple[str, str] | None:
+    """(state letter, start time in clock ticks since boot) from /proc; None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the program's name before it may hold blanks and brackets
+    return fields[0], fields[19]
+
+
+def _scope() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _answers_signals(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def pack_floats(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Named float sequences in named groups as one compact blob; equal content gives equal bytes inside.
+
+    zlib of: header length (uint32), header JSON (group -> [[name, length], ...]), little-endian float64s.
+    """
+    header = {group: [[name, len(series[name])] for name in sorted(series)] for group, series in sorted(groups.items())}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    values = [value for _, series in sorted(groups.items()) for name in sorted(series) for value in series[name]]
+    return zlib.compress(struct.pack(f"<I{len(head)}s{len(values)}d", len(head), head, *values), 1)
+
+
+def unpack_floats(blob: bytes) -> dict[str, dict[str, tuple[float, ...]]]:
+    """The inverse of `pack_floats`, NaN and infinities included. Raises LedgerError on a damaged blob."""
+    try:
+        data = zlib.decompress(blob)
+        (length,) = struct.unpack_from("<I", data)
+        header: dict[str, list[tuple[str, int]]] = json.loads(data[4 : 4 + length])
+        values = struct.unpack(f"<{(len(data) - 4 - length) // 8}d", data[4 + length :])
+    except (zlib.error, struct.error, ValueError) as error:
+        raise LedgerError(
+            f"A trial's curves must be what this program wrote, but they are damaged ({error}). "
+            "Restore the ledger from a copy."
+        ) from error
+    groups: dict[str, dict[str, tuple[float, ...]]] = {}
+    at = 0
+    for group, names in header.items():
+        series = groups.setdefault(group, {})
+        for name, count in names:
+            series[name] = values[at : at + count]
+            at += count
+    return groups
+
+
+def trial_row(sweep: str, record: TrialRecord) -> Row:
+    """`record` as a row of the trials table. Raises LedgerError when state and outcome disagree."""
+    outcome = record.outcome
+    if (outcome.state if outcome else None) != (record.state if record.state in ENDED else None):
+        raise LedgerError(
+            f"An ended trial has an outcome of its own state and no other trial has one, but {record.key} is "
+            f"{record.state} with {outcome.state if outcome else 'none'}. This is a bug; please report it."
+        )
+    row: Row = {
+        "sweep": sweep,
+        "key": str(record.key),
+        "arm": record.key.arm,
+        "replicate": record.key.replicate,
+        "phase": str(record.key.phase),
+        "number": record.key.number,
+        "state": str(record.state),
+        "seed": record.seed,
+        "attempts": record.attempts,
+        "params": json.dumps(dict(record.params)),
+        "proposal": json.dumps(dict(record.proposal)),
+        "thresholds": json.dumps(record.thresholds),
+        "files": json.dumps(dict(sorted(record.files.items()))),
+        "curves": _pack_outcome(outcome) if outcome else None,
+    }
+    for name in _OUTCOME_COLUMNS:
+        row[name] = getattr(outcome, name) if outcome else None
+    return row
+
+
+_OUTCOME_COLUMNS = (
+    "cause", "epochs", "started_at", "ended_at", "worker_seconds", "worker", "host", "largest_pack",
+)  # fmt: skip
+
+
+def trial_record(row: Mapping[str, Any]) -> TrialRecord:
+    """The inverse of `trial_row`."""
+    state = State(row["state"])
+    return TrialRecord(
+        key=_key(row),
+        params={name: _value(value) for name, value in json.loads(row["params"]).items()},
+        seed=row["seed"],
+        state=state,
+        attempts=row["attempts"],
+        proposal=json.loads(row["proposal"]),
+        thresholds=tuple(json.loads(row["thresholds"])),
+        outcome=_unpack_outcome(state, row) if row["curves"] is not None else None,
+        files=json.loads(row["files"]),
+    )
+
+
+def _key(row: Mapping[str, Any]) -> TrialKey:
+    return TrialKey(row["arm"], row["replicate"], Phase(row["phase"]), row["number"])
+
+
+def _value(value: Any) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _pack_outcome(outcome: TrialOutcome) -> bytes:
+    metrics = {name: (value,) for name, value in outcome.metrics.items()}
+    return pack_floats({"curves": outcome.curves, "metrics": metrics, "times": {"epoch": outcome.epoch_times}})
+
+
+def _unpack_outcome(state: State, row: Mapping[str, Any]) -> TrialOutcome:
+    groups = unpack_floats(row["curves"])
+    return TrialOutcome(
+        state=state,
+        curves=groups["curves"],
+        metrics={name: series[0] for name, series in groups["metrics"].items()},
+        epoch_times=groups["times"]["epoch"],
+        **{name: row[name] for name in _OUTCOME_COLUMNS},
+    )
+
+
+def check_move(key: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether `new` has to be written over `stored`. Raises LedgerError on an illegal move."""
+    before, after = State(stored["state"]), State(new["state"])
+    if before not in ENDED and (after == before or after in MOVES[before]):
+        return True
+    if after == before and _same(stored, new):
+        return False
+    what = "another result" if after == before else f"state {after}"
+    legal = ", ".join(sorted(MOVES[before])) or "none, it has ended"
+    raise LedgerError(
+        f"A trial moves only along its legal states, but {key} is {before} and {what} came (legal: {legal}). "
+        "Another driver may have run this sweep; run the same command again."
+    )
+
+
+def _same(stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    # The compressed bytes may differ between zlib versions; what they hold may not.
+    plain = all(stored[name] == value for name, value in new.items() if name != "curves")
+    return plain and zlib.decompress(stored["curves"]) == zlib.decompress(new["curves"])
+
+
+def sweep_record(row: Mapping[str, Any]) -> SweepRecord:
+    """A row of the sweeps table as a record."""
+    fingerprint = row["fingerprint"]
+    return SweepRecord(**{**row, "fingerprint": json.loads(fingerprint) if fingerprint is not None else None})
+
+
+def lease_record(row: Mapping[str, Any]) -> LeaseRecord:
+    """A row of the lease table as a record."""
+    holder = Holder(row["host"], row["pid"], row["started"], row["scope"])
+    return LeaseRecord(holder, row["since"], row["heartbeat"])
+
+
+def lease_held(sweep: str, role: Role, lease: LeaseRecord, now: float) -> LeaseHeldError:
+    """The error for a role that `lease` holds at `now` (Unix seconds)."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lease.since))
+    return LeaseHeldError(
+        f"A sweep has one {role} at a time, but that of {sweep!r} is process {lease.holder.pid} on "
+        f"{lease.holder.host} since {since} (last sign of life {max(0.0, now - lease.heartbeat):.0f} s ago). "
+        f"Wait for it or end it; a dead one on another host is replaced after {LEASE_SECONDS:.0f} s."
+    )
+
+
+def prepare_folder(file: Path, create: bool) -> None:
+    """Makes the folder of a ledger file; without `create` the file must exist. Raises LedgerError."""
+    if not create and not file.is_file():
+        raise LedgerError(
+            f"A ledger must be there to be read, but {file} does not exist. "
+            "Name the --workdir in which the sweep was run."
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(
+            f"A ledger needs a folder that may be written, but {file.parent} cannot be made "
+            f"({error.strerror}). Name another --workdir."
+        ) from error

@@ -1,0 +1,136 @@
+"""What a sweep has found so far, read from its ledger: study, arms, trials, comparison, exports.
+
+Needs neither torch nor the data. Knows no worker and no tracker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from .comparison import Comparison, compare
+from .config import HYPERPARAMETERS, Study, resolved, study_mapping, study_of
+from .data.dataset import DataSet
+from .errors import UserError
+from .ledger import Ledger, SweepRecord
+from .picking import Pick, pick
+from .records import Params, TrialKey, TrialRecord
+from .space import Arm, arms, baseline_arm, hyperparameters
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One sweep as its ledger has it."""
+
+    sweep: SweepRecord
+    study: Study
+    arms: tuple[Arm, ...]
+    records: tuple[TrialRecord, ...]
+    """in key order"""
+    comparison: Comparison
+
+    def arm(self, arm_id: str) -> Arm:
+        """An arm by its id."""
+        return next(arm for arm in self.arms if arm.id == arm_id)
+
+    def hyperparameters(self, record: TrialRecord) -> Params:
+        """Every hyperparameter of a trial, flat."""
+        return hyperparameters(self.study, self.arm(record.key.arm), record.params)
+
+    def record(self, text: str) -> TrialRecord:
+        """A trial by its key, or by the beginning of it where that is clear. Raises UserError."""
+        found = [record for record in self.records if str(record.key) == text]
+        found = found or [record for record in self.records if str(record.key).startswith(text)]
+        if len(found) == 1:
+            return found[0]
+        some = ", ".join(str(record.key) for record in (found or self.records)[:3])
+        what = f"{len(found)} trials begin so" if found else "there is none such"
+        raise UserError(
+            f"A trial is named ARM/REPLICATE/PHASE/NUMBER, but got {text!r}: {what}. For example: {some or '(none yet)'}."
+        )
+
+    def pick(self) -> Pick:
+        """The configuration to take; see picking.py."""
+        return pick(self.comparison, self.records)
+
+
+def describe(study: Study, dataset: DataSet) -> dict[str, Any]:
+    """The resolved study with the facts of its data, ready for the ledger."""
+    images = [len(part) for part in (dataset.train, dataset.val, dataset.test)]
+    return resolved(
+        study,
+        data_sha256=dataset.sha256,
+        data_id=dataset.id,
+        kind=dataset.kind,
+        pixels=dataset.pixels,
+        images=images,
+    )
+
+
+def load_results(ledger: Ledger, name: str) -> Results:
+    """Reads one sweep. Raises UserError when there is none of that name."""
+    sweep = ledger.sweep(name)
+    if sweep is None:
+        known = ", ".join(found.name for found in ledger.sweeps()) or "none yet"
+        raise UserError(f"No sweep named {name!r} in this working directory; there are: {known}. See --workdir.")
+    plain = json.loads(sweep.study)
+    study = study_of(plain)
+    records = tuple(ledger.trials(name))
+    return Results(sweep, study, arms(study), records, compare_records(study, plain["data"], records))
+
+
+def compare_records(study: Study, data: Mapping[str, Any], records: tuple[TrialRecord, ...]) -> Comparison:
+    """The comparison of a study's arms. `data`: the facts that `describe` noted."""
+    every = arms(study)
+    return compare(
+        arms=every,
+        baselines={arm.id: baseline_arm(study, arm).id for arm in every},
+        records=records,
+        metric=study.compare.metric,
+        factors=tuple(study.compare.baseline),
+        replicates=study.search.replicates,
+        repeats=study.confirm.repeats,
+        alpha=study.compare.alpha,
+        margin_nats=study.compare.equivalence_margin_nats,
+        pixels=None if data["kind"] == "real" else int(data["pixels"]),
+        test_images=int(data["images"][2]),
+    )
+
+
+def single_study(results: Results, record: TrialRecord, name: str) -> Study:
+    """A study of nothing but one trial's configuration, with its seed: `train` repeats it to the same bytes."""
+    values = results.hyperparameters(record)
+    sections: dict[str, dict[str, Any]] = {"model": {}, "train": {"seed": record.seed}}
+    for hyperparameter, value in values.items():
+        sections[HYPERPARAMETERS[hyperparameter].section][hyperparameter] = value
+    plain = study_mapping(results.study)
+    return Study.model_validate(
+        {
+            **{key: plain[key] for key in ("version", "seed", "data")},
+            "name": name,
+            "question": f"trial {record.key} of sweep {results.sweep.name}",
+            **sections,
+        },
+        context=None,
+    )
+
+
+def export_yaml(study: Study) -> str:
+    """A single-configuration study as a file for people: only what it says."""
+    plain = study_mapping(study)
+    kept = {key: plain[key] for key in ("version", "name", "question", "seed", "data", "model", "train")}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+
+
+def trial_of(study: Study) -> tuple[TrialKey, Params, int]:
+    """Key, hyperparameters and seed of a single-configuration study."""
+    from .records import Phase
+    from .space import trial_seed
+
+    arm = arms(study)[0]
+    key = TrialKey(arm.id, 0, Phase.REPEAT, 0)
+    return key, hyperparameters(study, arm, {}), trial_seed(study, Phase.REPEAT, 0, 0)

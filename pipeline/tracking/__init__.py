@@ -1,0 +1,1 @@
+"""Trackers: where people browse what a sweep has done. A kit; knows no ledger, study or trial."""

@@ -1,0 +1,129 @@
+"""What a tracker is given and what it can do.
+
+Plain records and one protocol. They know no ledger, no study and no tracking library; delivery.py makes
+the records, an implementation keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
+
+STUDY_FILE = "study.yaml"
+"""Artifact of the parent run."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One value of one metric. Equal points count once, so a repeated delivery adds none."""
+
+    key: str
+    value: float
+    """finite"""
+    step: int
+    """finished epochs"""
+    timestamp_ms: int
+    """from the ledger, never the clock of the delivery"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """All that is to be shown of one ended trial."""
+
+    ledger_id: str
+    """identity of the trial across ledgers; letters, digits and `/ . _ -` only"""
+    name: str
+    params: Mapping[str, str]
+    metrics: tuple[MetricPoint, ...]
+    tags: Mapping[str, str]
+    files: Mapping[str, Path]
+    """artifact name -> file of that name"""
+    started_ms: int
+    ended_ms: int
+    status: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """The data set of a sweep."""
+
+    name: str
+    digest: str
+    """at most 36 characters"""
+    source: str
+    """JSON: where it came from"""
+    profile: str | None = None
+    """JSON: sizes and the like"""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """What the parent of all runs of a sweep shows."""
+
+    name: str
+    ledger_id: str
+    """identity of the sweep across ledgers; letters, digits and `/ . _ -` only"""
+    study_yaml: str
+    question: str
+    started_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    dataset: DatasetInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """One run as the tracker has it; the parent too."""
+
+    ledger_id: str
+    run_id: str
+    status: str
+    """a RunStatus, or RUNNING"""
+    metrics: Mapping[str, float]
+    """metric name -> value at the last step"""
+    params: Mapping[str, str]
+    artifacts: frozenset[str]
+
+
+class Tracker(Protocol):
+    """Keeps runs for people to browse.
+
+    Every method raises TrackerAway when the tracker cannot be reached (nothing is known about what got
+    through) and TrackerError when it refuses. Every method may be repeated.
+    """
+
+    @property
+    def target(self) -> str:
+        """Which tracker this is, without credentials; deliveries are remembered under it."""
+        ...
+
+    def open_sweep(self, sweep: SweepRun) -> str:
+        """Makes the sweep's parent run where there is none; its run id."""
+        ...
+
+    def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
+        """Records `run` completely; its run id.
+
+        `in_doubt`: an earlier attempt may have left a run behind, which is then found and completed.
+        """
+        ...
+
+    def finish_sweep(
+        self,
+        sweep: SweepRun,
+        *,
+        files: Mapping[str, str],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        status: RunStatus,
+        ended_ms: int,
+    ) -> None:
+        """Adds `files` (artifact name -> text), metrics and tags to the parent run, and ends it."""
+        ...
+
+    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
+        """Every run of this sweep that the tracker has, the parent too; none when it has no such sweep."""
+        ...

@@ -1,0 +1,312 @@
+"""Runs in MLflow: an embedded SQLite store or a tracking server. The only file importing mlflow.
+
+Importing this module is cheap; `MlflowTracker.connect` loads the library. Only `MlflowClient` is used, never
+the fluent API: no global state, no thread, nothing in the current directory. Knows no ledger and no study.
+
+Exactly once: creating a run cannot be repeated, so it is never retried below us, and after any doubt the run
+is looked up by its tag `vae_sweep.ledger_id`. All else may be repeated: equal params, equal metric points and
+artifacts of the same name count once. The end of a run is written last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrackerAway, TrackerError
+from .base import STUDY_FILE, DatasetInfo, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
+
+LEDGER_ID = "vae_sweep.ledger_id"
+"""Tag of experiments and runs: whose they are."""
+_OPENED = "vae_sweep.opened"
+_PARENT = "mlflow.parentRunId"
+
+_ENVIRONMENT = {
+    # Retrying is ours: the library's own would block 4 minutes a call, and doubles runs.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+@dataclass(slots=True)
+class _Opened:
+    experiment_id: str
+    parent_run_id: str
+    known: dict[str, str]
+    """ledger id -> run id of the runs that were there when this process came"""
+
+
+class MlflowTracker:
+    """One experiment a sweep, one parent run in it, one child run a trial."""
+
+    def __init__(self, client: Any, uri: str, artifact_root: Path | None) -> None:
+        self._client = client
+        self._served = uri.startswith(("http://", "https://"))
+        self._artifact_root = artifact_root
+        self._target = f"mlflow:{_masked(uri)}"
+        self._opened: dict[str, _Opened] = {}
+
+    @classmethod
+    def connect(cls, uri: str, artifact_root: Path | None = None) -> MlflowTracker:
+        """Loads MLflow (2 s) and opens `uri`; a missing `sqlite:///` store is created (3 s more).
+
+        `artifact_root` is where an embedded store keeps files; a server has its own place. Sets, where the
+        user has not, the environment variables MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 and
+        MLFLOW_HTTP_REQUEST_TIMEOUT=15 (seconds), and those that keep MLflow quiet. Raises TrackerError.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if uri.startswith("sqlite:///"):
+            _prepare_sqlite(uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own, at import and when it maps its tables
+            from mlflow import MlflowClient
+
+            tracker = cls(None, uri, artifact_root.resolve() if artifact_root else None)
+            with tracker._answers("connecting"):
+                tracker._client = MlflowClient(tracking_uri=uri)
+        return tracker
+
+    @property
+    def target(self) -> str:
+        """`mlflow:` and the tracking URI without credentials."""
+        return self._target
+
+    def open_sweep(self, sweep: SweepRun) -> str:
+        """See `Tracker`. Raises TrackerError when the experiment of this name is somebody else's."""
+        return self._open(sweep).parent_run_id
+
+    def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
+        """See `Tracker`. Four calls and one a file: 0.04 s on an embedded store."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        opened = self._open(sweep)
+        with self._answers(f"delivering {run.name!r}"):
+            run_id = opened.known.get(run.ledger_id)
+            if run_id is None and in_doubt:
+                run_id = self._found(opened.experiment_id, run.ledger_id)
+            tags = _tags(run.tags, {LEDGER_ID: run.ledger_id, _PARENT: opened.parent_run_id})
+            if run_id is None:
+                info = self._create_run(opened.experiment_id, run.started_ms, tags, run.name)
+                tags = {}
+            else:
+                info = self._client.get_run(run_id).info
+            self._client.log_batch(
+                info.run_id,
+                metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in run.metrics],
+                params=[Param(key, value) for key, value in run.params.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+                synchronous=True,
+            )
+            self._log_files(info.artifact_uri, list(run.files.values()))
+            self._client.set_terminated(info.run_id, run.status, end_time=run.ended_ms)
+        return str(info.run_id)
+
+    def finish_sweep(
+        self,
+        sweep: SweepRun,
+        *,
+        files: Mapping[str, str],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        status: RunStatus,
+        ended_ms: int,
+    ) -> None:
+        """See `Tracker`."""
+        from mlflow.entities import Metric, RunTag
+
+        parent = self._open(sweep).parent_run_id
+        with self._answers("finishing the sweep"):
+            self._client.log_batch(
+                parent,
+                metrics=[Metric(key, value, ended_ms, 0) for key, value in metrics.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+                synchronous=True,
+            )
+            for name, text in files.items():
+                self._client.log_text(parent, text, name)
+            self._client.set_terminated(parent, status, end_time=ended_ms)
+
+    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
+        """See `Tracker`. One call for 1000 runs and one more for each run's artifacts."""
+        with self._answers("reading the runs"):
+            experiment = self._client.get_experiment_by_name(sweep.name)
+            if experiment is None or experiment.tags.get(LEDGER_ID) != sweep.ledger_id:
+                return ()
+            return tuple(self._recorded(run) for run in self._search(experiment.experiment_id))
+
+    # -- inside
+
+    def _open(self, sweep: SweepRun) -> _Opened:
+        opened = self._opened.get(sweep.ledger_id)
+        if opened is None:
+            with self._answers(f"opening the experiment {sweep.name!r}"):
+                experiment_id, is_new = self._experiment(sweep)
+                known = {} if is_new else self._known(experiment_id)
+                parent = self._parent(sweep, experiment_id, known)
+            opened = self._opened[sweep.ledger_id] = _Opened(experiment_id, parent, known)
+        return opened
+
+    def _experiment(self, sweep: SweepRun) -> tuple[str, bool]:
+        """Id of the sweep's experiment and whether it was made just now."""
+        found = self._client.get_experiment_by_name(sweep.name)
+        if found is None:
+            tags = {
+                LEDGER_ID: sweep.ledger_id,
+                "mlflow.experimentKind": "custom_model_development",
+                "mlflow.note.content": sweep.question,
+            }
+            location = self._artifact_location(sweep.name)
+            return self._client.create_experiment(sweep.name, location, _tags(tags)), True
+        if found.tags.get(LEDGER_ID) != sweep.ledger_id:
+            deleted = found.lifecycle_stage == "deleted"
+            raise TrackerError(
+                f"An MLflow experiment belongs to one sweep, but {sweep.name!r} at {self._target} "
+                f"{'was deleted and ' if deleted else ''}belongs to another ledger or to none of ours. "
+                f"Give the study another name, or {'purge it with `mlflow gc`' if deleted else 'rename it'}."
+            )
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return found.experiment_id, False
+
+    def _artifact_location(self, name: str) -> str | None:
+        # Left to itself an embedded store would keep files below the current directory.
+        root = None if self._served else self._artifact_root
+        return (root / name).as_uri() if root else None
+
+    def _parent(self, sweep: SweepRun, experiment_id: str, known: Mapping[str, str]) -> str:
+        run_id = known.get(sweep.ledger_id) or self._found(experiment_id, sweep.ledger_id)
+        if run_id is None:
+            tags = _tags(sweep.tags, {LEDGER_ID: sweep.ledger_id})
+            run_id = str(self._create_run(experiment_id, sweep.started_ms, tags, sweep.name).run_id)
+        elif _OPENED in self._client.get_run(run_id).data.tags:
+            return run_id
+        self._client.log_text(run_id, sweep.study_yaml, STUDY_FILE)
+        if sweep.dataset is not None:
+            self._client.log_inputs(run_id, datasets=[_dataset_input(sweep.dataset)])
+        self._client.set_tag(run_id, _OPENED, "true")
+        return run_id
+
+    def _create_run(self, experiment_id: str, started_ms: int, tags: Mapping[str, str], name: str) -> Any:
+        run = self._client.create_run(experiment_id, start_time=started_ms, tags=tags, run_name=name)
+        return run.info
+
+    def _log_files(self, artifact_uri: str, files: Sequence[Path]) -> None:
+        if not files:
+            return
+        # What client.log_artifact does, without asking for the run again.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository: Any = get_artifact_repository(artifact_uri, tracking_uri=self._client.tracking_uri)
+        for file in files:
+            repository.log_artifact(str(file))
+
+    def _search(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
+            yield from (run for run in page if LEDGER_ID in run.data.tags)
+            token = page.token
+            if not token:
+                return
+
+    def _known(self, experiment_id: str) -> dict[str, str]:
+        runs: dict[str, list[Any]] = {}
+        for run in self._search(experiment_id):
+            runs.setdefault(run.data.tags[LEDGER_ID], []).append(run)
+        return {ledger_id: self._keep_one(same) for ledger_id, same in runs.items()}
+
+    def _found(self, experiment_id: str, ledger_id: str) -> str | None:
+        runs = list(self._search(experiment_id, f"tags.`{LEDGER_ID}` = '{ledger_id}'"))
+        return self._keep_one(runs) if runs else None
+
+    def _keep_one(self, runs: Sequence[Any]) -> str:
+        """A request that arrived after we had given it up has made a second run: one is kept."""
+        first, *others = sorted(runs, key=lambda run: (run.info.status == "RUNNING", run.info.run_id))
+        for run in others:
+            self._client.delete_run(run.info.run_id)
+        return str(first.info.run_id)
+
+    def _recorded(self, run: Any) -> RecordedRun:
+        artifacts = frozenset(file.path for file in self._client.list_artifacts(run.info.run_id))
+        data = run.data
+        return RecordedRun(data.tags[LEDGER_ID], run.info.run_id, run.info.status, data.metrics, data.params, artifacts)
+
+    @contextmanager
+    def _answers(self, doing: str) -> Iterator[None]:
+        """Maps MLflow's, the network's and the disk's errors; see `Tracker`."""
+        from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+        from requests import HTTPError, RequestException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            status = 400
+            if isinstance(error, MlflowException):
+                status = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)
+            elif isinstance(error, HTTPError) and error.response is not None:
+                status = error.response.status_code
+            elif isinstance(error, RequestException):
+                status = 503
+            # An embedded store says 500 for its own faults and 503 for a busy or missing database.
+            away = status == 429 or status >= (500 if self._served else 503)
+            cause = _masked(next(iter(str(error).strip().splitlines()), "no reason given"))[:400]
+            where = f"{self._target} while {doing}: {cause}"
+            if away:
+                raise TrackerAway(f"MLflow must answer, but did not: {where}") from error
+            raise TrackerError(
+                f"MLflow must accept what it is sent, but refused at {where}. "
+                "Check MLFLOW_TRACKING_URI, its login and the server's --allowed-hosts."
+            ) from error
+
+
+def _prepare_sqlite(uri: str) -> None:
+    """Fails at once where MLflow would try for 100 s; puts a new store in WAL mode, which saves a third."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.removeprefix("sqlite:///") or "?" in uri or "%" in uri:
+        raise TrackerError(
+            f"MLflow's SQLite address is sqlite:/// and a path without '?' and '%', but {uri!r} came. "
+            "Name another --workdir or MLFLOW_TRACKING_URI."
+        )
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL" if is_new else "PRAGMA schema_version")
+    except (sqlite3.Error, OSError) as error:
+        raise TrackerError(
+            f"MLflow's store must be an SQLite file that may be written, but {path} is not ({error}). "
+            "Check the path, or name another --workdir or MLFLOW_TRACKING_URI."
+        ) from error
+
+
+def _tags(*parts: Mapping[str, str]) -> dict[str, str]:
+    tags = {key: value for part in parts for key, value in part.items()}
+    if "git_commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git_commit"]  # the column "Version" of its UI
+    return tags
+
+
+def _dataset_input(dataset: DatasetInfo) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entity = Dataset(dataset.name, dataset.digest, "local", dataset.source, None, dataset.profile)
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def _static_check(tracker: MlflowTracker) -> Tracker:
+    return tracker

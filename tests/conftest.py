@@ -1,0 +1,19 @@
+"""Fixtures of all tests. The process is prepared before anything imports torch: MKL reads its settings once."""
+
+from pipeline.execution.environment import prepare_process
+
+prepare_process()
+
+import os  # noqa: E402
+
+import pytest  # noqa: E402
+
+FOREIGN = ("VAE_SWEEP_", "MLFLOW_", "RAY_ADDRESS")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees where its caller keeps sweeps, runs or clusters."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)

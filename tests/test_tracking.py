@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import TrackerAway, TrackerError
+from pipeline.tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRecord, SweepRun, Tracker
+from pipeline.tracking.mlflow_tracker import MlflowTracker, _masked
+from pipeline.tracking.null_tracker import NullTracker
+
+T0 = 1_700_000_000_000
+_names = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
+    root = tmp_path_factory.mktemp("a store's place") / "é [1]"
+    return MlflowTracker.connect(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _await_health(f"http://127.0.0.1:{port}/health")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+@pytest.fixture(params=["null", "store", pytest.param("server", marks=pytest.mark.slow)])
+def tracker(request: pytest.FixtureRequest) -> Tracker:
+    if request.param == "null":
+        return NullTracker()
+    if request.param == "server":
+        return MlflowTracker.connect(request.getfixturevalue("server"))
+    tracker: Tracker = request.getfixturevalue("store")
+    return tracker
+
+
+@pytest.fixture
+def sweep() -> SweepRun:
+    number = next(_names)
+    dataset = DatasetInfo("digits", "ab12cd34", '{"name": "digits"}', '{"train": 1257}')
+    return SweepRun(
+        f"sweep-{number}", f"id{number}", "version: 1\n", "Does σ matter?", T0, {"study_hash": "x"}, dataset
+    )
+
+
+@pytest.fixture
+def run(sweep: SweepRun, tmp_path: Path) -> RunRecord:
+    files = {name: tmp_path / name for name in ("samples.png", "reconstructions.png")}
+    for path in files.values():
+        path.write_bytes(b"\x89PNG" + path.name.encode())
+    points = tuple(
+        MetricPoint(key, -100.0 - 1 / 3 + epoch, epoch, T0 + epoch)
+        for key in ("train/elbo", "val/elbo")
+        for epoch in range(1, 51)
+    )
+    return RunRecord(
+        f"{sweep.ledger_id}/a1b2/0/search/3",
+        "log σ · search 0.3",
+        {"learning_rate": "0.001", "hidden": "[128]", "likelihood": "null"},
+        points,
+        {"arm": "scale=log_std", "seed": "7", "git_commit": "abc"},
+        files,
+        T0,
+        T0 + 50,
+        "FINISHED",
+    )
+
+
+def only(tracker: Tracker, sweep: SweepRun, ledger_id: str) -> RecordedRun:
+    (found,) = [recorded for recorded in tracker.recorded(sweep) if recorded.ledger_id == ledger_id]
+    return found
+
+
+class TestContract:
+    """What every tracker does."""
+
+    def test_target_names_it(self, tracker: Tracker) -> None:
+        assert tracker.target.startswith(("null", "mlflow:"))
+
+    def test_nothing_is_recorded_of_an_unknown_sweep(self, tracker: Tracker, sweep: SweepRun) -> None:
+        assert tracker.recorded(sweep) == ()
+
+    def test_opening_again_gives_the_same_parent(self, tracker: Tracker, sweep: SweepRun) -> None:
+        first = tracker.open_sweep(sweep)
+        assert tracker.open_sweep(sweep) == first
+        (parent,) = tracker.recorded(sweep)
+        assert (parent.run_id, parent.ledger_id, parent.status) == (first, sweep.ledger_id, "RUNNING")
+        assert parent.artifacts == {"study.yaml"}
+
+    def test_a_delivered_run_is_complete(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        run_id = tracker.deliver(sweep, run, in_doubt=False)
+        found = only(tracker, sweep, run.ledger_id)
+        assert found == RecordedRun(
+            run.ledger_id,
+            run_id,
+            "FINISHED",
+            {"train/elbo": run.metrics[-1].value, "val/elbo": run.metrics[-1].value},
+            run.params,
+            frozenset(run.files),
+        )
+        assert len(tracker.recorded(sweep)) == 2
+
+    @pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+    def test_a_bare_run_of_any_status(self, tracker: Tracker, sweep: SweepRun, run: RunRecord, status: Any) -> None:
+        bare = replace(run, metrics=(), files={}, status=status)
+        tracker.deliver(sweep, bare, in_doubt=True)
+        found = only(tracker, sweep, run.ledger_id)
+        assert (found.status, found.metrics, found.artifacts) == (status, {}, frozenset())
+
+    def test_in_doubt_it_is_not_doubled(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        first = tracker.deliver(sweep, run, in_doubt=False)
+        before = tracker.recorded(sweep)
+        assert tracker.deliver(sweep, run, in_doubt=True) == first
+        assert tracker.recorded(sweep) == before
+
+    def test_sweeps_are_apart(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        other = replace(sweep, name=f"{sweep.name}-other", ledger_id=f"{sweep.ledger_id}-other")
+        tracker.deliver(sweep, run, in_doubt=False)
+        tracker.open_sweep(other)
+        assert len(tracker.recorded(other)) == 1
+
+    def test_a_name_that_belongs_to_another_ledger(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        tracker.deliver(sweep, run, in_doubt=False)
+        other = replace(sweep, ledger_id="another")
+        with pytest.raises(TrackerError, match=f"'{sweep.name}'.*belongs to another ledger"):
+            tracker.deliver(other, run, in_doubt=False)
+        assert tracker.recorded(other) == ()
+        assert len(tracker.recorded(sweep)) == 2
+
+    def test_finishing_adds_to_the_parent(self, tracker: Tracker, sweep: SweepRun) -> None:
+        for status, text in (("KILLED", "none"), ("FINISHED", "better"), ("FINISHED", "better")):
+            tracker.finish_sweep(
+                sweep,
+                files={"compare.txt": text},
+                metrics={"best/val/elbo": -90.5},
+                tags={"verdict": text},
+                status=status,  # type: ignore[arg-type]
+                ended_ms=T0 + 99,
+            )
+        (parent,) = tracker.recorded(sweep)
+        assert parent.status == "FINISHED"
+        assert parent.metrics == {"best/val/elbo": -90.5}
+        assert parent.artifacts == {"study.yaml", "compare.txt"}
+
+
+class FailAt:
+    """A client that loses its k-th call, before it has an effect or after."""
+
+    def __init__(self, client: Any, k: int, after: bool) -> None:
+        self._client, self._left, self._after = client, k, after
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._client, name)
+        return self._wrapped(value) if callable(value) else value
+
+    def _wrapped(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise ConnectionLost
+            result = method(*args, **kwargs)
+            if self._left == 0:
+                raise ConnectionLost
+            return result
+
+        return call
+
+
+class ConnectionLost(Exception):
+    """Not mapped: as good as a kill."""
+
+
+class TestMlflow:
+    @pytest.mark.parametrize("after", [False, True])
+    def test_killed_anywhere_and_repeated(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord, after: bool
+    ) -> None:
+        for k in range(1, 100):
+            one = replace(sweep, name=f"{sweep.name}-{k}-{after}", ledger_id=f"{sweep.ledger_id}-{k}-{after}")
+            trial = replace(run, ledger_id=f"{one.ledger_id}/t")
+            broken = MlflowTracker(FailAt(store._client, k, after), "sqlite:", store._artifact_root)
+            try:
+                broken.deliver(one, trial, in_doubt=False)
+                break
+            except ConnectionLost:
+                pass
+            again = MlflowTracker(store._client, "sqlite:", store._artifact_root)
+            again.deliver(one, trial, in_doubt=True)
+            assert len(again.recorded(one)) == 2
+            found = only(again, one, trial.ledger_id)
+            assert (found.status, found.params, found.artifacts) == ("FINISHED", run.params, frozenset(run.files))
+            history = store._client.get_metric_history(found.run_id, "val/elbo")
+            assert [(m.step, m.value) for m in history] == [
+                (p.step, p.value) for p in run.metrics if p.key == "val/elbo"
+            ]
+        assert k > 8
+
+    def test_doubts_within_one_process_are_looked_up(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
+    ) -> None:
+        store.open_sweep(sweep)
+        healthy = store._client
+        try:
+            store._client = FailAt(healthy, 1, after=True)  # create_run: done, and its answer lost
+            with pytest.raises(ConnectionLost):
+                store.deliver(sweep, run, in_doubt=False)
+        finally:
+            store._client = healthy
+        store.deliver(sweep, run, in_doubt=True)
+        assert only(store, sweep, run.ledger_id).status == "FINISHED"
+
+    def test_what_people_see(self, store: MlflowTracker, sweep: SweepRun, run: RunRecord) -> None:
+        run_id = store.deliver(sweep, run, in_doubt=False)
+        parent_id = store.open_sweep(sweep)
+        client = store._client
+        experiment = client.get_experiment_by_name(sweep.name)
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        assert experiment.tags["mlflow.note.content"] == sweep.question
+        assert experiment.artifact_location == (store._artifact_root / sweep.name).as_uri()  # type: ignore[operator]
+        child, parent = client.get_run(run_id), client.get_run(parent_id)
+        assert child.data.tags["mlflow.parentRunId"] == parent_id
+        assert child.data.tags["mlflow.source.git.commit"] == "abc"
+        assert (child.info.run_name, child.info.start_time, child.info.end_time) == (run.name, T0, T0 + 50)
+        (data,) = parent.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == ("digits", "ab12cd34")
+        kept = Path(str(store._artifact_root)) / sweep.name / run_id / "artifacts" / "samples.png"
+        assert kept.read_bytes() == run.files["samples.png"].read_bytes()
+
+    def test_runs_that_were_there_before_are_found_without_doubt(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
+    ) -> None:
+        first = store.deliver(sweep, run, in_doubt=False)
+        # As when the same store is reached by another address: the ledger knows of no delivery there.
+        again = MlflowTracker(store._client, "http://elsewhere", None)
+        assert again.deliver(sweep, run, in_doubt=False) == first
+
+    def test_a_second_run_from_a_late_request_is_removed(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
+    ) -> None:
+        first = store.deliver(sweep, run, in_doubt=False)
+        experiment_id = store._client.get_experiment_by_name(sweep.name).experiment_id
+        store._client.create_run(experiment_id, tags={"vae_sweep.ledger_id": run.ledger_id})
+        assert store.deliver(sweep, run, in_doubt=True) == first
+        assert only(store, sweep, run.ledger_id).run_id == first
+
+    def test_a_deleted_experiment_of_ours_is_restored(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
+    ) -> None:
+        store.deliver(sweep, run, in_doubt=False)
+        before = store.recorded(sweep)
+        store._client.delete_experiment(store._client.get_experiment_by_name(sweep.name).experiment_id)
+        again = MlflowTracker(store._client, "sqlite:", store._artifact_root)
+        again.open_sweep(sweep)
+        assert again.recorded(sweep) == before
+
+    def test_a_deleted_experiment_of_another(self, store: MlflowTracker, sweep: SweepRun) -> None:
+        store._client.delete_experiment(store._client.create_experiment(sweep.name))
+        with pytest.raises(TrackerError, match=r"was deleted.*mlflow gc"):
+            store.open_sweep(sweep)
+
+    def test_refusals_are_mapped(self, store: MlflowTracker, sweep: SweepRun, run: RunRecord) -> None:
+        store.deliver(sweep, run, in_doubt=False)
+        changed = replace(run, params={**run.params, "learning_rate": "1"})
+        with pytest.raises(TrackerError, match="Changing param values") as caught:
+            store.deliver(sweep, changed, in_doubt=True)
+        assert not isinstance(caught.value, TrackerAway)
+        gone = replace(run, files={"samples.png": Path("/nonexistent/samples.png")})
+        with pytest.raises(TrackerError, match=r"nonexistent"):
+            store.deliver(sweep, gone, in_doubt=True)
+
+    def test_a_server_that_is_down_is_away_at_once(self, sweep: SweepRun) -> None:
+        tracker = MlflowTracker.connect("http://me:secret@127.0.0.1:9")
+        assert tracker.target == "mlflow:http://***@127.0.0.1:9"
+        began = time.monotonic()
+        with pytest.raises(TrackerAway, match="must answer") as caught:
+            tracker.open_sweep(sweep)
+        assert time.monotonic() - began < 3
+        assert "secret" not in str(caught.value)
+
+    def test_a_store_that_cannot_be_opened_is_refused_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "mlflow.db").write_text("not a database" * 99)
+        (tmp_path / "file").write_text("")
+        for path in (tmp_path / "mlflow.db", tmp_path / "file" / "mlflow.db", tmp_path / "50% ?"):
+            began = time.monotonic()
+            with pytest.raises(TrackerError, match="--workdir"):
+                MlflowTracker.connect(f"sqlite:///{path}")
+            assert time.monotonic() - began < 3
+
+    def test_the_old_file_store_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(TrackerError, match="MLFLOW_TRACKING_URI"):
+            MlflowTracker.connect((tmp_path / "mlruns").as_uri()).recorded(SweepRun("x", "x", "", "", T0))
+
+    def test_a_new_store_is_in_wal_mode(self, store: MlflowTracker) -> None:
+        path = store.target.removeprefix("mlflow:sqlite:///")
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.close()
+
+    def test_quiet_and_without_threads_or_stray_files(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, threading\nfrom pathlib import Path\n"
+            "import pipeline.tracking.mlflow_tracker as m\nassert 'mlflow' not in sys.modules\n"
+            "from pipeline.tracking.base import RunRecord, SweepRun\n"
+            "root = Path(sys.argv[1])\nt = m.MlflowTracker.connect(f'sqlite:///{root}/in/mlflow.db', root / 'in')\n"
+            "s = SweepRun('s', 'id', 'x', 'q', 1)\n"
+            "t.deliver(s, RunRecord('id/1', 'n', {}, (), {}, {}, 1, 2, 'FINISHED'), in_doubt=False)\n"
+            "t.finish_sweep(s, files={'a': 'b'}, metrics={}, tags={}, status='FINISHED', ended_ms=3)\n"
+            "assert threading.active_count() == 1\n"
+        )
+        root = str(Path(__file__).parents[1])
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=tmp_path,
+            env=clean | {"PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+    def test_credentials_are_masked(self) -> None:
+        assert _masked("to https://a:b@host/x and http://t@h") == "to https://***@host/x and http://***@h"
+
+
+@pytest.mark.slow
+def test_against_a_server_that_goes_away(server: str, sweep: SweepRun, run: RunRecord) -> None:
+    tracker = MlflowTracker.connect(server)
+    threads = threading.active_count()
+    tracker.deliver(sweep, run, in_doubt=False)
+    assert threading.active_count() == threads
+    history = tracker._client.get_metric_history(only(tracker, sweep, run.ledger_id).run_id, "val/elbo")
+    assert [m.value for m in history] == [p.value for p in run.metrics if p.key == "val/elbo"]
+    bad = replace(run, params={"learning_rate": "2"})
+    with pytest.raises(TrackerError, match="Changing param values") as caught:
+        tracker.deliver(sweep, bad, in_doubt=True)
+    assert not isinstance(caught.value, TrackerAway)
+
+
+def _await_health(url: str, patience_seconds: float = 120) -> None:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.3)
