@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import TrackerAway, TrackerError
+from .errors import LeaseHeldError, TrackerAway, TrackerError
 from .ledger_schema import Holder, SweepRecord
 from .paths import WorkPaths
 from .records import Params, State, TrialOutcome, TrialRecord, Value, digest
@@ -225,12 +225,13 @@ def follow(
 
     Over means finished, stopped, or its driver gone. `final_files` makes the parent's last artifacts. When the
     tracker is still away `patience_seconds` after the end, or refuses something, it returns with the rest
-    remaining. Every problem is one line to `say` (default: stderr). Raises as `deliver_pending` does.
+    remaining. Stands by while another process delivers the sweep. Every problem is one line to `say` (default:
+    stderr). Raises as `deliver_pending` does.
     """
     say = say or _to_stderr
     pause, since_over, total = 0.0, None, 0
     refused: dict[str, str] = {}
-    with _lease(ledger, subject.sweep, clock) as beat:
+    with _lease(ledger, subject.sweep, clock, stand_by=lambda: sleep(idle_seconds)) as beat:
         while True:
             over = _is_over(ledger, subject.sweep, clock())  # before looking: what ends after is seen next time
             report = _deliver(ledger, tracker, subject, beat, refused)
@@ -239,14 +240,15 @@ def follow(
                 say(f"{item}: {report.refused[item]}")
             refused.update(report.refused)
             away = report.away
-            if over and away is None and report.remaining <= len(refused):
+            complete = over and away is None and report.remaining <= len(refused)
+            if complete:
                 away = _try_to_finish(ledger, tracker, subject, final_files)
-                if away is None:
-                    return DeliveryReport(total, report.remaining, None, refused)
             if away and not pause:
-                say(f"{away} Going on without it; trying again.")
+                say(f"The tracker is away, trying again: {away}")
             if pause and not away:
                 say("The tracker answers again.")
+            if complete and away is None:
+                return DeliveryReport(total, report.remaining, None, refused)
             pause = min(max(2 * pause, _BACK_OFF_SECONDS[0]), _BACK_OFF_SECONDS[1]) if away else 0.0
             since_over = (since_over or clock()) if over and away else None
             if since_over is not None and clock() - since_over >= patience_seconds:
@@ -371,11 +373,21 @@ def _is_over(ledger: Ledger, sweep: str, now: float) -> bool:
 
 
 @contextmanager
-def _lease(ledger: Ledger, sweep: str, clock: Callable[[], float]) -> Iterator[Callable[[], None]]:
+def _lease(
+    ledger: Ledger, sweep: str, clock: Callable[[], float], stand_by: Callable[[], None] | None = None
+) -> Iterator[Callable[[], None]]:
     """Holds the delivery lease; the value, called often, is its heartbeat."""
     _sweep(ledger, sweep)
-    holder, last = Holder.current(), clock()
-    ledger.acquire_lease(sweep, "delivery", holder=holder, now=last)
+    holder = Holder.current()
+    while True:
+        try:
+            last = clock()
+            ledger.acquire_lease(sweep, "delivery", holder=holder, now=last)
+            break
+        except LeaseHeldError:
+            if stand_by is None:
+                raise
+        stand_by()
 
     def beat() -> None:
         nonlocal last

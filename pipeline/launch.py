@@ -156,6 +156,9 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
         from .execution.inline import InlineExecutor
 
         return InlineExecutor(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed)
+    from .execution.environment import prepare_ray
+
+    prepare_ray(where.address)  # before Ray is imported
     from .execution.ray_pool import RayPool
 
     return RayPool(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed, address=where.address)

@@ -205,11 +205,11 @@ def verdict_text(comparison: Comparison) -> Text:
 def comparison_table(comparison: Comparison, width: int = 100) -> Table:
     """One row an arm, grouped by the values it is matched on, the baseline first in each group.
 
-    Columns that say the same of every arm go into the caption; below 90 columns bits/dim goes too.
+    Columns that say the same of every arm go into the caption; below 90 columns bits/dim and epochs go too.
     """
     factors = comparison.factors
     names = sorted(comparison.arms[0].values if comparison.arms else (), key=lambda name: name in factors)
-    columns = _columns(comparison, with_bits=width >= 90)
+    columns = _columns(comparison, wide=width >= 90)
     table = _table(caption=_caption(comparison))
     if comparison.provisional:
         table.title = f"provisional · {_count(comparison.missing_repeats, 'repeat')} to come"
@@ -229,7 +229,7 @@ def comparison_table(comparison: Comparison, width: int = 100) -> Table:
 _Column = tuple[str, Literal["left", "right"], Callable[[ArmResult], Text]]
 
 
-def _columns(comparison: Comparison, *, with_bits: bool) -> list[_Column]:
+def _columns(comparison: Comparison, *, wide: bool) -> list[_Column]:
     """Title, side and cell of every column that has something to tell arms apart by."""
     arms = comparison.arms
     pairs = {pair.arm: pair for pair in comparison.pairs}
@@ -249,12 +249,12 @@ def _columns(comparison: Comparison, *, with_bits: bool) -> list[_Column]:
     columns: list[_Column] = [(comparison.metric, "right", lambda a: Text(_plus_minus(a.estimate, digits)))]
     if pairs:
         columns += [("difference", "right", difference), ("verdict", "left", verdict)]
-    if with_bits and any(arm.bits_per_dim is not None for arm in arms):
+    if wide and any(arm.bits_per_dim is not None for arm in arms):
         bits = lambda a: Text("—" if a.bits_per_dim is None else f"{a.bits_per_dim:.3f}")  # noqa: E731
         columns.append(("bits/dim", "right", bits))
     if any(_losses(arm, comparison) for arm in arms):
         columns.append(("diverged", "right", lambda a: Text(_losses(a, comparison), STATE_STYLES[State.DIVERGED])))
-    if len({_budget(arm) for arm in arms}) > 1:
+    if wide and len({_budget(arm) for arm in arms}) > 1:
         columns.append(("epochs", "right", lambda a: Text(_thousands(_budget(a)[1]))))
     return columns
 

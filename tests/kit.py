@@ -5,11 +5,13 @@ The default sizes are odd on purpose (images, pixels, hidden units, latents, bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Binomial, Normal, kl_divergence
 
 from pipeline.data.dataset import DataSet
 from pipeline.packed.trainer import Trainer
@@ -102,25 +104,27 @@ def tiny_dataset(
     return dataset_of(parts[0], parts[1], parts[2], form=form, image_shape=image_shape)
 
 
-def drive(trainer: Trainer) -> tuple[dict[TrialKey, TrialOutcome], list[EpochReport]]:
-    """Trains all that is queued, one round at a time."""
+def drive(trainer: Trainer) -> tuple[dict[TrialKey, TrialOutcome], list[EpochReport], int]:
+    """Trains all that is queued; the outcomes, the reports on the way, and how many rounds it took."""
     outcomes: dict[TrialKey, TrialOutcome] = {}
     reports: list[EpochReport] = []
+    rounds = 0
     while trainer.busy:
+        rounds += 1
         for event in trainer.advance(0.0):
             if isinstance(event, TrialEnded):
                 assert event.key not in outcomes, f"{event.key} ended twice"
                 outcomes[event.key] = event.outcome
             else:
                 reports.append(event)
-    return outcomes, reports
+    return outcomes, reports, rounds
 
 
 def train_all(tasks: Sequence[TrialTask], slots: int, dataset: DataSet | None = None) -> dict[TrialKey, TrialOutcome]:
     """Outcomes of `tasks`, trained at most `slots` at once, in the order given."""
     trainer = Trainer(dataset or tiny_dataset(), slots=slots, bank_seed=0)
     trainer.submit(tasks)
-    outcomes, _ = drive(trainer)
+    outcomes, _, _ = drive(trainer)
     assert outcomes.keys() == {task.key for task in tasks}
     return outcomes
 
@@ -130,3 +134,14 @@ def numbers(outcome: TrialOutcome) -> tuple[State, str | None, int, str, str, Ma
     # repr spells a float exactly, tells -0.0 from 0.0 and lets NaN equal itself
     curves, metrics = repr(sorted(outcome.curves.items())), repr(sorted(outcome.metrics.items()))
     return outcome.state, outcome.cause, outcome.epochs, curves, metrics, outcome.files
+
+
+def plain_elbo(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
+    """Mean ELBO of counts x (N, D) with noise (N, L), written down with torch.distributions alone."""
+    parts = {name: cast(Callable[[Tensor], Tensor], part) for name, part in model.named_children()}
+    features = parts["encoder"](x / LEVELS)
+    q = Normal(parts["mean"](features), (parts["raw_scale"](features) / 2).exp())
+    p = Binomial(LEVELS, logits=parts["decoder"](q.mean + q.stddev * noise))
+    rate: Tensor = kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+    log_p: Tensor = p.log_prob(x)  # type: ignore[no-untyped-call]
+    return (log_p.sum(-1) - rate).mean()

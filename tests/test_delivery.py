@@ -43,10 +43,10 @@ class Flaky:
         return self.tracker.target
 
     def open_sweep(self, sweep: SweepRun) -> str:
-        return self._call(lambda: self.tracker.open_sweep(sweep))
+        return str(self._call(lambda: self.tracker.open_sweep(sweep)))
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
-        return self._call(lambda: self.tracker.deliver(sweep, run, in_doubt=in_doubt))
+        return str(self._call(lambda: self.tracker.deliver(sweep, run, in_doubt=in_doubt)))
 
     def finish_sweep(self, sweep: SweepRun, **given: Any) -> None:
         self._call(lambda: self.tracker.finish_sweep(sweep, **given))
@@ -424,11 +424,22 @@ class TestFollow:
         flaky = Flaky(NullTracker(), {2, *range(4, 12)}, True)
         said = self._follow(ledger, flaky, subject, clock)
         assert len(said) == 2
-        assert said[0].startswith("MLflow must answer.")
+        assert said[0] == "The tracker is away, trying again: MLflow must answer."
         assert said[1] == "The tracker answers again."
         assert clock.now - T0 > 1 + 2 + 4 + 8 + 16 + 30
         assert max(clock.slept) <= 5  # the lease is kept alive meanwhile
         assert_delivered_once(ledger, flaky, subject, 2)
+
+    def test_stands_by_while_another_delivers(
+        self, ledger: Ledger, subject: Subject, clock: Clock, driver: Holder
+    ) -> None:
+        ledger.acquire_lease(SWEEP, "delivery", holder=driver, now=T0)
+        clock.events[T0 + 10] = lambda: ledger.release_lease(SWEEP, "delivery", driver)
+        ledger.save_trials(SWEEP, [ended(0)])
+        ledger.update_sweep(SWEEP, status="finished", finished_at=T0)
+        assert self._follow(ledger, NullTracker(), subject, clock) == []
+        assert clock.now == T0 + 10
+        assert self.report.delivered == 1
 
     def test_patience_ends(self, ledger: Ledger, subject: Subject, clock: Clock) -> None:
         ledger.save_trials(SWEEP, [ended(0)])
@@ -457,7 +468,7 @@ class TestFollow:
         follow(ledger, flaky, subject, clock=clock, sleep=clock.sleep)
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.splitlines()[0].startswith("two lines")
+        assert err.splitlines()[0].endswith("two lines")
         assert len(err.splitlines()) == 2
 
 
@@ -533,7 +544,8 @@ def test_into_a_real_mlflow(ledger: Ledger, subject: Subject, paths: WorkPaths) 
     ]  # fmt: skip
     assert runs["9"].metrics["val/elbo"] == -5.0
     (parent,) = (run for run in runs.values() if "study.yaml" in run.artifacts)
-    assert (parent.status, parent.artifacts) == ("FINISHED", {"study.yaml", "compare.json", "compare.txt"})
+    assert parent.status == "FINISHED"
+    assert parent.artifacts == {"study.yaml", "compare.json", "compare.txt"}
     pictures = list(paths.mlflow_artifacts.rglob("samples.png"))
     assert len(pictures) == 9
     for path in pictures:

@@ -9,33 +9,35 @@ import io
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from kit import dataset_of, drive, hyperparameters, numbers, task, tiny_dataset, train_all
 from PIL import Image
 from safetensors.torch import load as load_tensors
-from torch import Tensor, nn
-from torch.distributions import Binomial, Normal, kl_divergence
+from torch import Tensor
 
 from pipeline.config import HYPERPARAMETERS
 from pipeline.data.dataset import DataSet
 from pipeline.packed.device_data import DeviceData
-from pipeline.packed.draws import batch_order, epoch_noise
+from pipeline.packed.draws import batch_order
 from pipeline.packed.exactness import packs_exactly
-from pipeline.packed.optimizers import OPTIMIZERS, SlotHyper
+from pipeline.packed.optimizers import OPTIMIZERS
 from pipeline.packed.structure import STRUCTURAL, structure_of
 from pipeline.packed.trainer import Trainer
 from pipeline.records import State, TrialKey, TrialOutcome, TrialTask, Value
 from pipeline.vae.likelihoods import LIKELIHOODS
-from pipeline.vae.model import Terms, build_vae, initialise, standard_normal_bank
+from pipeline.vae.model import Terms, build_vae, standard_normal_bank
 from pipeline.vae.objectives import OBJECTIVES, elbo
 from pipeline.vae.scales import SCALES, Scale
 
+from .kit import dataset_of, drive, hyperparameters, numbers, plain_elbo, task, tiny_dataset, train_all
+
+LATE = task(1, scale="raw_variance", initial_sigma=1.0, learning_rate=3e-3, epochs=30)
+"""diverges after some epochs: its variance crosses zero"""
 FORM_OF_KIND = {"counts": "counts", "binary": "binarised", "real": "grey"}
 
 
@@ -44,7 +46,7 @@ def zoo(count: int, **structure: Value) -> list[TrialTask]:
     scales = list(SCALES)
     tasks = []
     for i in range(count):
-        own: dict[str, Value] = {
+        own: dict[str, Any] = {
             "scale": scales[i % len(scales)],
             "initial_sigma": None if i % 4 == 0 else 0.5 + 0.1 * (i % 7),
             "objective": ("elbo", "beta")[i // 3 % 2],
@@ -58,7 +60,7 @@ def zoo(count: int, **structure: Value) -> list[TrialTask]:
         }
         if i % 8 == 5:
             own["learning_rate"] = 1e20  # diverges after its first step
-        tasks.append(task(i, **{**own, **structure}))
+        tasks.append(task(i, **(own | structure)))
     return tasks
 
 
@@ -123,14 +125,13 @@ STRUCTURES: dict[str, dict[str, Value]] = {
 def test_every_structure_packs_to_the_bit(structure: dict[str, Value]) -> None:
     likelihood = str(structure.get("likelihood", "binomial"))
     (kind,) = LIKELIHOODS[likelihood].kinds
-    dataset = tiny_dataset(FORM_OF_KIND[kind])
-    tasks = zoo(7, **structure)
+    dataset = tiny_dataset(FORM_OF_KIND[kind], train=38 if structure.get("batch_size") == 1 else 75)
+    tasks = zoo(6, **structure)
     expected = alone(tasks, dataset)
     assert sum(outcome.state is State.COMPLETE for outcome in expected.values()) >= 4
-    for slots in (2, 7):
-        found = train_all(shuffled(tasks, slots), slots, dataset)
-        assert widest(found) == slots
-        assert_same(found, expected)
+    found = train_all(shuffled(tasks, 2), 4, dataset)  # the last ones take freed slots
+    assert widest(found) == 4
+    assert_same(found, expected)
 
 
 def test_other_image_sizes() -> None:
@@ -199,23 +200,16 @@ def test_the_check_at_start_up_finds_what_is_inexact(monkeypatch: pytest.MonkeyP
 
 
 def test_freed_slots_are_refilled_at_once_and_every_epoch_is_reported() -> None:
-    tasks = [task(i, epochs=1 + i % 4) for i in range(11)]
+    tasks = [LATE, *(task(i, epochs=1 + i % 4) for i in range(2, 13))]
     trainer = Trainer(tiny_dataset(), slots=3, bank_seed=0)
     trainer.submit(tasks)
-    rounds = 0
-    outcomes: dict[TrialKey, TrialOutcome] = {}
-    reported: dict[TrialKey, list[tuple[int, float]]] = {}
-    while trainer.busy:
-        rounds += 1
-        for event in trainer.advance(0.0):
-            if hasattr(event, "outcome"):
-                outcomes[event.key] = event.outcome
-            else:
-                reported.setdefault(event.key, []).append((event.epoch, event.value))
-    total = sum(1 + i % 4 for i in range(11))
-    assert rounds <= math.ceil(total / 3) + 2, "a slot stood empty"
+    outcomes, reports, rounds = drive(trainer)
+    assert outcomes.keys() == {one.key for one in tasks}
+    work = sum(outcome.epochs + (outcome.state is State.DIVERGED) for outcome in outcomes.values())
+    assert rounds <= math.ceil(work / 3) + 3, "a slot stood empty before the last trials"
     for key, outcome in outcomes.items():
-        assert reported[key] == list(enumerate(outcome.curves["val/elbo"], start=1))
+        told = [(report.epoch, report.value) for report in reports if report.key == key]
+        assert told == list(enumerate(outcome.curves["val/elbo"], start=1))
         assert len(outcome.epoch_times) == outcome.epochs
         assert outcome.started_at <= outcome.epoch_times[0] <= outcome.ended_at
         assert outcome.worker_seconds > 0
@@ -249,7 +243,7 @@ def test_what_an_outcome_holds() -> None:
     )
     model.load_state_dict(load_tensors(outcome.files["model.safetensors"]))
     x = torch.tensor(dataset.val)
-    recovered = _plain_elbo(model, x, standard_normal_bank(0, "val noise", len(x), 5))
+    recovered = plain_elbo(model, x, standard_normal_bank(0, "val noise", len(x), 5))
     assert recovered == pytest.approx(outcome.metrics["val/elbo"], rel=1e-5)
     for name in ("samples.png", "reconstructions.png"):
         assert Image.open(io.BytesIO(outcome.files[name])).width >= 320
@@ -263,24 +257,18 @@ def test_what_an_outcome_holds() -> None:
 
 
 def test_a_diverged_trial_says_where_and_why_and_keeps_its_curves() -> None:
-    early, late = task(0, scale="raw_variance"), task(1, learning_rate=0.3, epochs=40, optimizer="sgd")
-    (outcome,) = train_all([early], 1).values()
+    (outcome,) = train_all([task(0, scale="raw_variance")], 1).values()
     assert (outcome.state, outcome.epochs) == (State.DIVERGED, 0)
     assert outcome.cause == "non-finite loss in epoch 1, step 1: raw_variance needs a > 0"
     assert outcome.curves == {} and outcome.metrics == {} and outcome.files == {}
-    late = next(t for rate in (0.003, 0.01, 0.03, 0.1) if (t := _diverges_after_an_epoch(rate)))
-    (outcome,) = train_all([late], 1).values()
-    assert re.fullmatch(rf"non-finite (loss|gradient) in epoch {outcome.epochs + 1}, step [123]", outcome.cause or "")
+    (outcome,) = train_all([LATE], 1).values()
+    assert outcome.state is State.DIVERGED and outcome.epochs > 0
+    where = rf"non-finite (loss|gradient) in epoch {outcome.epochs + 1}, step [123]: raw_variance needs a > 0"
+    assert re.fullmatch(where, outcome.cause or "")
     assert outcome.metrics == {name: curve[-1] for name, curve in outcome.curves.items()}
-    shorter = replace(late, hyperparameters={**late.hyperparameters, "epochs": outcome.epochs})
+    shorter = replace(LATE, hyperparameters={**LATE.hyperparameters, "epochs": outcome.epochs})
     (finished,) = train_all([shorter], 1).values()
     assert finished.state is State.COMPLETE and finished.curves == outcome.curves
-
-
-def _diverges_after_an_epoch(learning_rate: float) -> TrialTask | None:
-    one = task(1, learning_rate=learning_rate, epochs=30, optimizer="sgd", momentum=0.9)
-    (outcome,) = train_all([one], 1).values()
-    return one if outcome.state is State.DIVERGED and outcome.epochs > 0 else None
 
 
 def test_each_slot_diverges_at_the_step_its_own_order_says() -> None:
@@ -341,120 +329,29 @@ def test_thresholds_stop_in_their_epoch() -> None:
 # -------------------------------------------------------------------------------------------- blame
 
 
-@pytest.mark.parametrize("place", [0, 2, 5])
-@pytest.mark.parametrize("slots", [1, 3, 6])
-def test_only_the_trial_that_raises_fails(place: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("place", "slots", "epochs"), [(0, 6, 0), (0, 4, 1), (2, 4, 0), (5, 6, 1), (3, 1, 1)])
+def test_only_the_trial_that_raises_fails(place: int, slots: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def touchy(terms: Terms, *, beta: Tensor, warmup: Tensor) -> Tensor:
-        if (beta == 13).any() and (warmup > 0.5).any():
+        if ((beta == 13) & (warmup > 0.5)).any():
             raise ValueError("thirteen")
         return elbo(terms, beta=beta, warmup=warmup)
 
     put(monkeypatch, OBJECTIVES, "touchy", touchy)
-    tasks = [task(i, objective="touchy", beta=13.0 if i == place else 1.0, beta_warmup_epochs=3) for i in range(6)]
+    betas = [13.0 if i == place else 1.0 for i in range(6)]
+    tasks = [task(i, objective="touchy", beta=beta, beta_warmup_epochs=3 * epochs) for i, beta in enumerate(betas)]
     bad = tasks[place].key
     expected = alone([t for t in tasks if t.key != bad])
     found = train_all(tasks, slots)
     assert_same(found, expected)
-    assert (found[bad].state, found[bad].cause, found[bad].epochs) == (State.FAILED, "ValueError: thirteen", 1)
-    assert len(found[bad].curves["val/elbo"]) == 1
+    assert (found[bad].state, found[bad].cause, found[bad].epochs) == (State.FAILED, "ValueError: thirteen", epochs)
+    assert len(found[bad].curves.get("val/elbo", ())) == epochs
 
 
-# --------------------------------------------------------------------------------------- optimizers
-
-HYPER = [
-    SlotHyper(1e-2, 0.0, 0.0, 0.9, 0.999, 1e-8),
-    SlotHyper(3e-3, 0.1, 0.9, 0.8, 0.99, 1e-6),
-    SlotHyper(1e-3, 1e-2, 0.5, 0.0, 0.9, 1e-3),
-]
-PLAIN: dict[str, Callable[[list[Tensor], SlotHyper], torch.optim.Optimizer]] = {
-    "sgd": lambda rows, h: torch.optim.SGD(
-        rows, lr=h.learning_rate, momentum=h.momentum, weight_decay=h.weight_decay, foreach=False
-    ),
-    "adam": lambda rows, h: torch.optim.Adam(rows, **_adam(h)),
-    "adamw": lambda rows, h: torch.optim.AdamW(rows, **_adam(h)),
-}
-"""an entry here is all that a new optimizer must add to this file"""
-
-
-def _adam(h: SlotHyper) -> dict[str, Any]:
-    betas, rest = (h.adam_beta1, h.adam_beta2), {"weight_decay": h.weight_decay, "foreach": False, "fused": False}
-    return {"lr": h.learning_rate, "betas": betas, "eps": h.adam_epsilon, **rest}
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_are_torchs_own(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    start = torch.randn(len(HYPER), 48, generator=draw, dtype=torch.float64).to(dtype)
-    curvature = torch.rand(48, generator=draw, dtype=torch.float64).to(dtype) * 2
-    rows, plain = start.clone(), start.clone()
-    state = [torch.zeros_like(rows) for _ in range(OPTIMIZERS[name].buffers)]
-    steps = [torch.zeros(()) for _ in HYPER]
-    leaves = [row.clone().requires_grad_() for row in plain]
-    optimizers = [PLAIN[name]([leaf], hyper) for leaf, hyper in zip(leaves, HYPER, strict=True)]
-    for _ in range(200):
-        noise = torch.randn(48, generator=draw, dtype=torch.float64).to(dtype)
-        for i, hyper in enumerate(HYPER):
-            OPTIMIZERS[name].update(rows[i], rows[i] * curvature + noise, tuple(s[i] for s in state), steps[i], hyper)
-            leaves[i].grad = (leaves[i] * curvature + noise).detach()
-            optimizers[i].step()
-    for row, leaf in zip(rows, leaves, strict=True):
-        assert float((row - leaf.detach()).abs().max() / leaf.detach().abs().max()) <= tolerance
-    assert float((rows - start).abs().min(1).values.max()) > 1e-3, "nothing moved"
-    assert [float(step) for step in steps] == [200.0] * len(HYPER)
-
-
-# ------------------------------------------------------------------------- an ordinary PyTorch loop
-
-
-def _plain_elbo(model: nn.Module, x: Tensor, noise: Tensor) -> float:
-    """Mean ELBO of images x (N, D) with noise (N, L), written down with torch.distributions alone."""
-    parts = {name: cast(Callable[[Tensor], Tensor], part) for name, part in model.named_children()}
-    with torch.no_grad():
-        features = parts["encoder"](x / 16)
-        q = Normal(parts["mean"](features), (parts["raw_scale"](features) / 2).exp())
-        logits = parts["decoder"](q.mean + q.stddev * noise)
-        kernel = Binomial(16, logits=logits).log_prob(x).sum(-1)  # type: ignore[no-untyped-call]
-        return float((kernel - kl_divergence(q, Normal(0.0, 1.0)).sum(-1)).mean())
-
-
-def _ordinary_training(one: TrialTask, dataset: DataSet, dtype: torch.dtype) -> tuple[list[float], list[float]]:
-    """Training and validation ELBO of every epoch, as anyone would write it; only the random draws are the kit's."""
-    model = nn.Module()
-    model.encoder = nn.Sequential(nn.Linear(35, 101), nn.ReLU())
-    model.mean, model.raw_scale = nn.Linear(101, 5), nn.Linear(101, 5)
-    model.decoder = nn.Sequential(nn.Linear(5, 101), nn.ReLU(), nn.Linear(101, 35))
-    model.to(dtype)
-    initialise(model, one.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    train, val = (torch.tensor(part, dtype=dtype) for part in (dataset.train, dataset.val))
-    bank = standard_normal_bank(0, "val noise", len(val), 5).to(dtype)
-    train_elbo, val_elbo = [], []
-    for epoch in range(17):
-        order, noise = batch_order(one.seed, epoch, 75), epoch_noise(one.seed, epoch, (3, 48, 5), dtype)
-        total = 0.0
-        for step, batch in enumerate(order.split(37)):
-            x, features = train[batch], model.encoder(train[batch] / 16)
-            q = Normal(model.mean(features), (model.raw_scale(features) / 2).exp())
-            p = Binomial(16, logits=model.decoder(q.mean + q.stddev * noise[step, : len(x)]))
-            log_p = p.log_prob(x).sum(-1)  # type: ignore[no-untyped-call]
-            loss = (kl_divergence(q, Normal(0.0, 1.0)).sum(-1) - log_p).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total -= float(loss.detach()) * len(x)
-        train_elbo.append(total / 75)
-        val_elbo.append(_plain_elbo(model, val, bank))
-    return train_elbo, val_elbo
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
-def test_an_ordinary_loop_agrees_with_the_pack(dtype: str, tolerance: float) -> None:
-    dataset = tiny_dataset()
-    tasks = [task(i, dtype=dtype, epochs=17) for i in range(3)]
-    outcomes = train_all(tasks, 3, dataset)
-    assert widest(outcomes) == 3
-    train_elbo, val_elbo = _ordinary_training(tasks[1], dataset, getattr(torch, dtype))
-    assert train_elbo[-1] > train_elbo[0] + 5, "nothing was learned"
-    assert outcomes[tasks[1].key].curves["train/elbo"] == pytest.approx(train_elbo, abs=tolerance)
-    assert outcomes[tasks[1].key].curves["val/elbo"] == pytest.approx(val_elbo, abs=tolerance)
+@pytest.mark.parametrize(("place", "slots"), [(0, 6), (0, 2), (3, 2), (5, 6), (2, 1)])
+def test_only_the_trial_that_cannot_start_fails(place: int, slots: int) -> None:
+    tasks = [task(i, scale="softplus_variance", epochs=1 + i % 2, initial_sigma=0.5) for i in range(6)]
+    tasks[place] = task(place, scale="softplus_variance", initial_sigma=1e-200)  # its square is 0
+    found = train_all(tasks, slots)
+    bad = found[tasks[place].key]
+    assert (bad.state, bad.cause, bad.epochs) == (State.FAILED, "ValueError: math domain error", 0)
+    assert_same(found, alone([t for i, t in enumerate(tasks) if i != place]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import secrets
 from importlib.metadata import version
 
 M_TRIM_THRESHOLD = -1
@@ -30,6 +31,21 @@ def prepare_process() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def prepare_ray(address: str | None) -> None:
+    """Sets what Ray reads when it is imported: no usage reports, and a token of this run's own.
+
+    With the token other users of the machine cannot submit work to the cluster started here. A cluster at `address`
+    has its own rules, which the user's environment must follow.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        os.environ.pop("RAY_ADDRESS", None)
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def fingerprint(device: str) -> dict[str, str]:

@@ -3,12 +3,13 @@
 The data set goes once into the object store. Each busy actor has two rounds of training under way, so the next one
 starts while the driver reads the last one's news; trials wait at the actor before a slot falls free. An actor that
 is lost is replaced; what it was training is the driver's to hand out again.
+
+Ray reads its settings when it is imported: call `environment.prepare_ray` before importing this module.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -186,18 +187,11 @@ class RayPool:
 
 def _start(address: str | None, workers: int) -> None:
     """Connects to a cluster, or starts one on this machine that listens for itself only."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address:
             ray.init(address=address, **common)
             return
-        os.environ.pop("RAY_ADDRESS", None)
-        if "RAY_AUTH_MODE" not in os.environ:
-            # A token of this run's own: other users of the machine cannot submit work to it.
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(num_cpus=workers, include_dashboard=False, **common)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"at {address}" if address else "on this machine"

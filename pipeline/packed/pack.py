@@ -58,21 +58,23 @@ class Pack:
         if not newcomers and all(slot.running for slot in self.slots):
             return
         now = time.time()
-        places: list[tuple[Slot, int | None]] = [(s, i) for i, s in enumerate(self.slots) if s.running]
-        places += [(Slot(task, now, torch.zeros((), device=self.data.device)), None) for task in newcomers]
+        places: list[tuple[Slot, Tensor, int | None]] = [
+            (slot, self.rows_MP[i], i) for i, slot in enumerate(self.slots) if slot.running
+        ]
+        for task in newcomers:
+            slot = Slot(task, now, torch.zeros((), device=self.data.device))
+            places.append((slot, self._initial_row(slot), None))  # may raise: nothing is changed yet
         places.sort(key=lambda place: (place[0].scale, place[0].objective))
-        old_rows, old_state = self.rows_MP, self._state
+        old_state = self._state
         self.rows_MP = self._buffer(len(places))
         self._state = [self._buffer(len(places)) for _ in old_state]
         self._gradient_MP = self._buffer(len(places))
-        for i, (slot, source) in enumerate(places):
-            if source is None:
-                self.rows_MP[i] = self._initial_row(slot)
-                continue
-            self.rows_MP[i] = old_rows[source]
-            for new, old in zip(self._state, old_state, strict=True):
-                new[i] = old[source]
-        self.slots = [slot for slot, _ in places]
+        for i, (_, row, source) in enumerate(places):
+            self.rows_MP[i] = row
+            if source is not None:
+                for new, old in zip(self._state, old_state, strict=True):
+                    new[i] = old[source]
+        self.slots = [slot for slot, _, _ in places]
         self._maths = SlotMaths(self.slots, self.data.dtype, self.data.device)
         for slot in self.slots:
             slot.largest_pack = max(slot.largest_pack, len(self.slots))

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import torch
 
 from ..data.dataset import DataSet
-from ..records import EpochReport, TrialEnded, TrialKey, TrialTask
+from ..records import EpochReport, State, TrialEnded, TrialKey, TrialTask
 from .device_data import DeviceData
 from .exactness import packs_exactly
 from .finish import failed_outcome, finish_slots
 from .pack import Pack
+from .slots import Slot
 from .structure import Structure, structure_of
 
 
@@ -47,14 +48,14 @@ class Trainer:
         deadline = time.monotonic() + seconds
         events: list[EpochReport | TrialEnded] = []
         while self.busy:
-            self._admit()
+            events += self._admit()
             for structure, pack in list(self._packs.items()):
                 events += self._train(structure, pack)
             if time.monotonic() >= deadline:
                 break
         return events
 
-    def _admit(self) -> None:
+    def _admit(self) -> list[TrialEnded]:
         """Fills free slots from the queue in order; a trial whose pack is full waits for it."""
         arrivals: dict[Structure, list[TrialTask]] = {structure: [] for structure in self._packs}
         waiting: deque[TrialTask] = deque()
@@ -72,43 +73,56 @@ class Trainer:
             arrivals.setdefault(structure, []).append(task)
             free -= 1
         self._queue = waiting
-        for structure, tasks in arrivals.items():
-            if structure not in self._packs:
-                self._packs[structure] = Pack(structure, self._device_data(structure))
-            self._packs[structure].resettle(tasks)
-            if not self._packs[structure].slots:
-                del self._packs[structure]
+        return [end for structure, tasks in arrivals.items() for end in self._settle(structure, tasks)]
+
+    def _settle(self, structure: Structure, tasks: Sequence[TrialTask]) -> list[TrialEnded]:
+        """Puts newcomers into their pack and lets the ended leave it."""
+        pack, failed = self._packs.get(structure), []
+        try:
+            pack = pack or Pack(structure, self._device_data(structure))
+            pack.resettle(tasks)
+        except Exception as error:  # a network or an initial value that cannot be
+            failed = self._blame([Slot(task, time.time(), torch.zeros(())) for task in tasks], error)
+            if pack:
+                pack.resettle(())
+        if pack and pack.slots:
+            self._packs[structure] = pack
+        else:
+            self._packs.pop(structure, None)
+        return failed
 
     def _limit(self, structure: Structure, members: Sequence[TrialTask]) -> int:
         if any(task.key in self._alone for task in members):
             return 1
         if structure not in self._width:
-            exact = packs_exactly(structure, self._device_data(structure), members[0].hyperparameters)
+            try:
+                exact = packs_exactly(structure, self._device_data(structure), members[0].hyperparameters)
+            except Exception:  # that trial will raise again when it is trained, and be blamed then
+                return 1
             self._width[structure] = self._slots if exact else 1
         return self._width[structure]
 
-    def _train(self, structure: Structure, pack: Pack) -> list[EpochReport | TrialEnded]:
+    def _train(self, structure: Structure, pack: Pack) -> Sequence[EpochReport | TrialEnded]:
         try:
             pack.train_epoch()
+            reports = [
+                EpochReport(slot.task.key, slot.epoch, slot.curves["val/elbo"][-1])
+                for slot in pack.slots
+                if slot.state is not State.DIVERGED
+            ]
             ended = [slot for slot in pack.slots if not slot.running]
             outcomes = finish_slots(pack, ended)
         except Exception as error:  # the model's or the user's code raised: the trial's fault, not ours
-            return self._blame(structure, pack, error)
-        events: list[EpochReport | TrialEnded] = [
-            EpochReport(slot.task.key, slot.epoch, slot.curves["val/elbo"][-1]) for slot in pack.slots if slot.epoch
-        ]
-        events += [TrialEnded(slot.task.key, outcome) for slot, outcome in zip(ended, outcomes, strict=True)]
-        return events
+            del self._packs[structure]
+            return self._blame(pack.slots, error)
+        return [*reports, *(TrialEnded(slot.task.key, end) for slot, end in zip(ended, outcomes, strict=True))]
 
-    def _blame(self, structure: Structure, pack: Pack, error: Exception) -> list[EpochReport | TrialEnded]:
+    def _blame(self, slots: Sequence[Slot], error: Exception) -> list[TrialEnded]:
         """One slot: it failed. Several: each is trained again alone, so that the guilty one is found."""
-        del self._packs[structure]
-        if len(pack.slots) == 1:
-            slot = pack.slots[0]
-            return [TrialEnded(slot.task.key, failed_outcome(slot, f"{type(error).__name__}: {error}"))]
-        tasks = [slot.task for slot in pack.slots]
-        self._alone.update(task.key for task in tasks)
-        self._queue.extendleft(reversed(tasks))
+        if len(slots) == 1:
+            return [TrialEnded(slots[0].task.key, failed_outcome(slots[0], f"{type(error).__name__}: {error}"))]
+        self._alone.update(slot.task.key for slot in slots)
+        self._queue.extendleft(slot.task for slot in reversed(slots))
         return []
 
     def _device_data(self, structure: Structure) -> DeviceData:

@@ -53,7 +53,7 @@ class MlflowTracker:
         self._client = client
         self._served = uri.startswith(("http://", "https://"))
         self._artifact_root = artifact_root
-        self._target = f"mlflow:{_masked(uri)}"
+        self._target = target_of(uri)
         self._opened: dict[str, _Opened] = {}
 
     @classmethod
@@ -146,6 +146,12 @@ class MlflowTracker:
             return tuple(self._recorded(run) for run in self._search(experiment.experiment_id))
 
     # -- inside
+
+    def page_of(self, sweep: str) -> str:
+        """Path of the page on which a browser shows a sweep's runs."""
+        with self._answers(f"looking for the experiment {sweep!r}"):
+            found = self._client.get_experiment_by_name(sweep)
+        return f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
 
     def _open(self, sweep: SweepRun) -> _Opened:
         opened = self._opened.get(sweep.ledger_id)
@@ -302,6 +308,11 @@ def _dataset_input(dataset: DatasetInfo) -> Any:
 
     entity = Dataset(dataset.name, dataset.digest, "local", dataset.source, None, dataset.profile)
     return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def target_of(uri: str) -> str:
+    """The `target` of a tracker at `uri`, without loading MLflow."""
+    return f"mlflow:{_masked(uri)}"
 
 
 def _masked(text: str) -> str:

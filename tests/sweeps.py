@@ -1,0 +1,97 @@
+"""Small real sweeps for tests: a study file, a run in this process, a run in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.comparison import to_json
+from pipeline.launch import Where, open_ledger, run
+from pipeline.ledger import Ledger
+from pipeline.paths import WorkPaths
+from pipeline.progress import SilentProgress
+from pipeline.records import TrialRecord
+from pipeline.results import Results, load_results
+
+STUDY: dict[str, Any] = {
+    "version": 1,
+    "name": "small",
+    "question": "Does it matter?",
+    "data": {"name": "digits", "split": [150, 70, 50]},
+    "model": {"hidden": [21]},
+    "train": {"epochs": 4, "batch_size": 37},
+    "scientific": {"scale": ["log_variance", "log_std", "raw_variance"], "latent_dim": [2, 3]},
+    "nuisance": {"learning_rate": {"low": 1.0e-4, "high": 1.0e-1, "log": True}},
+    "search": {"trials": 6, "startup": 3, "lag": 2, "replicates": 2},
+    "confirm": {"candidates": 2, "candidate_seeds": 1, "repeats": 2},
+}
+"""raw_variance without an initial σ diverges in its first step, so every sweep has diverged trials."""
+MEDIAN = {"pruner": "median", "pruner_startup": 1, "pruner_warmup_epochs": 1}
+
+
+def study_file(folder: Path, **changes: Any) -> Path:
+    """Writes STUDY with sections put over it."""
+    study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+    for section, values in changes.items():
+        study[section] = {**study[section], **values} if isinstance(values, dict) else values
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def run_here(file: Path, workdir: Path, **options: Any) -> Results:
+    """Runs a study to its end with the inline executor and no tracker, unless told otherwise."""
+    where = Where(WorkPaths.at(workdir), **{"executor": "inline", "tracking": "none", **options})
+    report = run(file, [], where, SilentProgress())
+    assert report.finished
+    return report.results
+
+
+def json_of(results: Results) -> str:
+    """What `compare --json` prints."""
+    return to_json(results.comparison)
+
+
+def read(workdir: Path, name: str = "small") -> Results:
+    """A sweep as its ledger has it."""
+    with open_ledger(Where(WorkPaths.at(workdir))) as ledger:
+        return load_results(ledger, name)
+
+
+def records(workdir: Path, name: str = "small") -> list[TrialRecord]:
+    """The trials in the ledger so far; none while there is no ledger."""
+    url = WorkPaths.at(workdir).ledger_url
+    if not (workdir / "ledger.db").exists():
+        return []
+    with Ledger.open(url, create=False) as ledger:
+        return ledger.trials(name) if ledger.sweep(name) else []
+
+
+def vae_sweep(*words: object, check: bool = True, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *(str(word) for word in words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "100", **environment},
+        stdin=subprocess.DEVNULL,
+    )
+    assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def vae_sweep_started(*words: object, log: Path) -> subprocess.Popen[bytes]:
+    """Starts the command line in a process of its own."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *(str(word) for word in words)],
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+        )
