@@ -19,8 +19,8 @@ from .comparison import to_json
 from .delivery import Subject, check, deliver_pending, finish, follow
 from .errors import UserError
 from .launch import Where, open_ledger, tracking_target
-from .ledger import Ledger
-from .report import comparison_table, render_text, verdict_sentences
+from .ledger.store import Ledger
+from .report.tables import comparison_table, render_text, verdict_sentences
 from .results import Results, load_results
 from .tracking.base import DatasetInfo, Tracker
 from .tracking.mlflow_tracker import MlflowTracker

@@ -103,7 +103,7 @@ def plan(
     """Check a study file and say what it would do; starts nothing."""
     from .config import load_study
     from .launch import DEFAULT_SLOTS, load_study_data
-    from .views import plan_view
+    from .report.views import plan_view
 
     study = load_study(file, set_ or [])
     _console().print(plan_view(study, load_study_data(study), workers, DEFAULT_SLOTS))
@@ -124,7 +124,7 @@ def run(
 ) -> None:
     """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
     from . import launch
-    from .progress import make_progress
+    from .report.progress import make_progress
 
     if executor not in ("ray", "inline"):
         raise UserError(f"--executor must be ray or inline, but got {executor!r}.")
@@ -169,7 +169,7 @@ def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> 
 
 
 def _print_comparison(console: Console, results: Results) -> None:
-    from .report import comparison_table, verdict_text
+    from .report.tables import comparison_table, verdict_text
 
     if results.study.question:
         console.print(f"[bold]{_escaped(results.study.question)}[/]\n")
@@ -183,7 +183,7 @@ def list_(workdir: Workdir = SWEEPS, as_json: AsJson = False) -> None:
     from .config import study_of
     from .launch import open_ledger
     from .records import ENDED
-    from .report import SweepLine, list_table
+    from .report.tables import SweepLine, list_table
     from .space import trial_counts
 
     with open_ledger(_where(workdir)) as ledger:
@@ -212,8 +212,8 @@ def _standing(ledger: Any, sweep: Any) -> str:
 def status(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False) -> None:
     """How far a sweep is."""
     from .launch import open_ledger
+    from .report.views import status_facts, status_view
     from .results import load_results
-    from .views import status_facts, status_view
 
     with open_ledger(_where(workdir)) as ledger:
         results = load_results(ledger, name)
@@ -232,8 +232,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One trial: configuration, seed, curve, how it ended, and the command that trains it alone."""
-    from .report import trial_view
-    from .views import trial_facts
+    from .report.tables import trial_view
+    from .report.views import trial_facts
 
     with _results(name, workdir) as results:
         record = results.record(trial)
@@ -287,8 +287,8 @@ def best(
 ) -> None:
     """The configuration to take, why, and what taking it gives up."""
     from .paths import write_atomically
+    from .report.views import best_facts, best_view
     from .results import export_yaml, single_study
-    from .views import best_facts, best_view
 
     with _results(name, workdir) as results:
         pick = results.pick()
@@ -318,7 +318,7 @@ def train(
     """Train one configuration: the engine and the numbers of a sweep."""
     from . import launch
     from .config import load_study
-    from .views import outcome_facts, outcome_view
+    from .report.views import outcome_facts, outcome_view
 
     if (file is None) == (trial is None):
         raise UserError("train takes a FILE or --trial NAME/TRIAL: exactly one of them.")

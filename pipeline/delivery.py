@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .errors import LeaseHeldError, TrackerAway, TrackerError
-from .ledger_schema import Holder, SweepRecord
+from .ledger.schema import Holder, SweepRecord
 from .paths import WorkPaths
 from .records import Params, State, TrialOutcome, TrialRecord, Value, digest
 from .tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
+    from .ledger.store import Ledger
 
 FULL_CURVES = ("train/elbo", "val/elbo")
 """Curves with a point at every epoch."""

@@ -22,9 +22,8 @@ from .config import Study, dump_study, load_study, study_differences, study_hash
 from .data.dataset import DataSet, load_data
 from .errors import StudyFileError, SweepConflictError, UserError
 from .execution.base import Executor
-from .ledger import Holder, Ledger, SweepRecord
+from .ledger.store import Holder, Ledger, SweepRecord
 from .paths import WorkPaths, write_atomically
-from .progress import ArmProgress, Progress, ProgressSnapshot, time_left, trials_per_minute
 from .records import (
     ENDED,
     Phase,
@@ -36,6 +35,7 @@ from .records import (
     canonical_json,
     derive_seed,
 )
+from .report.progress import ArmProgress, Progress, ProgressSnapshot, time_left, trials_per_minute
 from .results import Results, describe, load_results, trial_of
 from .space import arms
 from .stages import METRIC_CURVE, Stages
@@ -261,6 +261,7 @@ class _Observer:
                 for phase in Phase
                 if (planned := sum(count for (_, of), count in expected.items() if of is phase))
             },
+            epochs=sweep.watch.reports,
             note="" if sweep.watch.workers else "waiting for workers",
         )
 
@@ -335,7 +336,8 @@ def _await_delivery(
         if now_left != left:
             left, deadline = now_left, time.monotonic() + DELIVERY_PATIENCE_SECONDS
         if left and _says_away(where.paths.delivery_log(name)):
-            return "MLflow is away; a background process keeps trying"
+            process.terminate()
+            return "MLflow is away"
         time.sleep(0.2)
     if process.poll() not in (0, None):
         lines = where.paths.delivery_log(name).read_text(errors="replace").strip().splitlines()

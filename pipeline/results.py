@@ -16,7 +16,7 @@ from .comparison import Comparison, compare
 from .config import HYPERPARAMETERS, Study, resolved, study_mapping, study_of
 from .data.dataset import DataSet
 from .errors import UserError
-from .ledger import Ledger, SweepRecord
+from .ledger.store import Ledger, SweepRecord
 from .picking import Pick, pick
 from .records import Params, TrialKey, TrialRecord
 from .space import Arm, arms, baseline_arm, hyperparameters
@@ -50,7 +50,7 @@ class Results:
         some = ", ".join(str(record.key) for record in (found or self.records)[:3])
         what = f"{len(found)} trials begin so" if found else "there is none such"
         raise UserError(
-            f"A trial is named ARM/REPLICATE/PHASE/NUMBER, but got {text!r}: {what}. For example: {some or '(none yet)'}."
+            f"A trial is named ARM/REPLICATE/PHASE/NUMBER, but got {text!r}: {what}. Some: {some or '(none yet)'}."
         )
 
     def pick(self) -> Pick:

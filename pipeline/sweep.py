@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from .errors import SweepConflictError
 from .execution.base import Executor
-from .ledger import Holder, Ledger
+from .ledger.store import Holder, Ledger
 from .packing import place
 from .paths import WorkPaths, write_atomically
 from .records import (

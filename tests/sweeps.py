@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
+from pipeline.cli import main
 from pipeline.comparison import to_json
 from pipeline.launch import Where, open_ledger, run
-from pipeline.ledger import Ledger
+from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
-from pipeline.progress import SilentProgress
 from pipeline.records import TrialRecord
+from pipeline.report.progress import SilentProgress
 from pipeline.results import Results, load_results
 
 STUDY: dict[str, Any] = {
@@ -38,7 +42,7 @@ def study_file(folder: Path, **changes: Any) -> Path:
     """Writes STUDY with sections put over it."""
     study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
     for section, values in changes.items():
-        study[section] = {**study[section], **values} if isinstance(values, dict) else values
+        study[section] = {**study.get(section, {}), **values} if isinstance(values, dict) else values
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     return path
@@ -72,7 +76,20 @@ def records(workdir: Path, name: str = "small") -> list[TrialRecord]:
         return ledger.trials(name) if ledger.sweep(name) else []
 
 
-def vae_sweep(*words: object, check: bool = True, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def vae_sweep_here(*words: object) -> tuple[int, str, str]:
+    """The command line in this process: exit code, standard output, standard error."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["vae-sweep", *map(str, words)]):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    return code, out.getvalue(), err.getvalue()
+
+
+def vae_sweep(
+    *words: object, check: bool = True, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the command line to its end."""
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *(str(word) for word in words)],

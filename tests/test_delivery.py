@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.delivery import Subject, check, deliver_pending, finish, follow, run_record, sweep_run
 from pipeline.errors import LeaseHeldError, TrackerAway, TrackerError
-from pipeline.ledger import Holder, Ledger, SweepRecord
+from pipeline.ledger.store import Holder, Ledger, SweepRecord
 from pipeline.paths import WorkPaths
 from pipeline.records import Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, canonical_json
 from pipeline.tracking.base import DatasetInfo, RecordedRun, RunRecord, SweepRun, Tracker

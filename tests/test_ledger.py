@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LeaseHeldError, LedgerError
-from pipeline.ledger import Holder, Ledger
-from pipeline.ledger_schema import LEASE_SECONDS, pack_floats, unpack_floats
+from pipeline.ledger.schema import LEASE_SECONDS, pack_floats, unpack_floats
+from pipeline.ledger.store import Holder, Ledger
 from pipeline.records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord
 
 SWEEP = "which-sigma"
@@ -274,7 +274,7 @@ class TestLease:
 
     def test_a_killed_driver_is_replaced_at_once(self, ledger: Ledger, url: str) -> None:
         code = (
-            "import sys, time\nfrom pipeline.ledger import Holder, Ledger\n"
+            "import sys, time\nfrom pipeline.ledger.store import Holder, Ledger\n"
             "ledger = Ledger.open(sys.argv[1])\n"
             "ledger.acquire_lease(sys.argv[2], 'driver', holder=Holder.current(), now=float(sys.argv[3]))\n"
             "print('held', flush=True)\ntime.sleep(60)\n"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from pipeline.progress import (
+from pipeline.report.progress import (
     MAX_ROWS,
     ArmProgress,
     LiveProgress,

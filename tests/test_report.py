@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.comparison import Comparison, compare
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
-from pipeline.report import (
+from pipeline.report.tables import (
     SweepLine,
     comparison_table,
     curve,

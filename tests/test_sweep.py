@@ -15,10 +15,10 @@ import pytest
 from pipeline.data.loaders import LOADERS
 from pipeline.errors import LeaseHeldError, SweepConflictError
 from pipeline.launch import Where, open_ledger, run, train_again
-from pipeline.ledger import Holder
+from pipeline.ledger.store import Holder
 from pipeline.paths import WorkPaths
-from pipeline.progress import SilentProgress
 from pipeline.records import ENDED, Phase, State
+from pipeline.report.progress import SilentProgress
 from pipeline.results import Results
 
 from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .records import State
+from ..records import State
 
 STATE_STYLES: Mapping[str, str] = {
     State.WAITING: "dim",
@@ -71,6 +71,8 @@ class ProgressSnapshot:
     """None: not known"""
     phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """phase -> trials ended, trials in all"""
+    epochs: int = 0
+    """epochs reported since this command began"""
     delivered: int | None = None
     """trials the tracker has got; None: there is no tracker"""
     note: str = ""
@@ -207,7 +209,9 @@ def _stages(snapshot: ProgressSnapshot) -> list[tuple[str, bool, bool]]:
 def plain_line(snapshot: ProgressSnapshot) -> str:
     """`which-sigma  96/288 trials · search 96/180 · 41 trials/min · 4 min 41 s left`."""
     phases = [f"{name} {done}/{total}" for name, (done, total) in snapshot.phases.items() if 0 < done < total]
-    parts = [f"{snapshot.done}/{snapshot.total} trials", *phases, *_losses(snapshot), *_pace(snapshot)]
+    running = sum(row.running for row in snapshot.rows)
+    working = [f"{running} running", f"{snapshot.epochs} epochs"] if running else []
+    parts = [f"{snapshot.done}/{snapshot.total} trials", *phases, *working, *_losses(snapshot), *_pace(snapshot)]
     return f"{snapshot.sweep}  {' · '.join(parts)}" + (f" · {snapshot.note}" if snapshot.note else "")
 
 

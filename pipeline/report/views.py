@@ -13,17 +13,17 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .comparison import detectable_difference
-from .config import Study
-from .data.dataset import DataSet
-from .picking import Pick
+from ..comparison import detectable_difference
+from ..config import Study
+from ..data.dataset import DataSet
+from ..picking import Pick
+from ..records import ENDED, Phase, State, TrialOutcome, TrialRecord, derive_seed
+from ..results import Results
+from ..space import arms, baseline_arm, hyperparameters, in_flight_limit, search_count, search_trials, trial_counts
+from ..stages import METRIC_CURVE
+from ..sweep import tally
 from .progress import duration
-from .records import ENDED, Phase, State, TrialOutcome, TrialRecord, derive_seed
-from .report import curve, facts_table, params_text, plan_table, status_table
-from .results import Results
-from .space import arms, baseline_arm, hyperparameters, in_flight_limit, search_count, search_trials, trial_counts
-from .stages import METRIC_CURVE
-from .sweep import tally
+from .tables import curve, facts_table, params_text, plan_table, status_table
 
 ASSUMED_SD_NATS = 1.0
 """paired standard deviation between searches; 0.3 to 1.3 nats were seen on digits"""
@@ -82,7 +82,7 @@ def _cost(study: Study, dataset: DataSet, workers: int, slots: int) -> str:
     measured: dict[Any, float] = {}
     for arm in arms(study):
         values = hyperparameters(study, arm, {name: _middle(domain) for name, domain in study.nuisance.items()})
-        from .packed.structure import structure_of
+        from ..packed.structure import structure_of
 
         structure = structure_of(values)
         if structure not in measured:
@@ -102,7 +102,7 @@ def _middle(domain: Any) -> Any:
 
 
 def _epoch_seconds(dataset: DataSet, values: Mapping[str, Any], slots: int, bank_seed: int) -> float:
-    from .execution.inline import measure_epoch
+    from ..execution.inline import measure_epoch
 
     return measure_epoch(dataset, values, slots=slots, bank_seed=bank_seed)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import LeaseHeldError, LedgerError
-from .records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
+from ..errors import LeaseHeldError, LedgerError
+from ..records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
 
 SCHEMA_VERSION = 1
 LEASE_SECONDS = 30.0

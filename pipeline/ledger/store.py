@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from .errors import LeaseHeldError, LedgerError
-from .ledger_schema import (
+from ..errors import LeaseHeldError, LedgerError
+from ..records import ENDED, Phase, State, TrialRecord
+from .schema import (
     SCHEMA_VERSION,
     DeliveryRecord,
     Holder,
@@ -38,7 +39,6 @@ from .ledger_schema import (
     trial_record,
     trial_row,
 )
-from .records import ENDED, Phase, State, TrialRecord
 
 __all__ = ["DeliveryRecord", "Holder", "LeaseRecord", "Ledger", "SweepRecord"]
 

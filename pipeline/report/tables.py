@@ -18,9 +18,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import MANY_REPLICATES, ArmResult, Basis, Comparison, Estimate, Pair, Verdict
+from ..comparison import MANY_REPLICATES, ArmResult, Basis, Comparison, Estimate, Pair, Verdict
+from ..records import Params, Phase, State, TrialRecord, Value
 from .progress import STATE_STYLES
-from .records import Params, Phase, State, TrialRecord, Value
 
 VERDICT_STYLES: Mapping[str, str] = {
     Verdict.BETTER: "green",
