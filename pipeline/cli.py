@@ -63,8 +63,13 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
+FILE_WIDTH = 110
+"""columns of what goes into a file or pipe, unless COLUMNS says otherwise"""
+
+
 def _console() -> Console:
-    return Console(highlight=False)
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def _where(workdir: Path, **options: Any) -> Where:

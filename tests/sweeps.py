@@ -44,7 +44,7 @@ def study_file(folder: Path, **changes: Any) -> Path:
     for section, values in changes.items():
         study[section] = {**study.get(section, {}), **values} if isinstance(values, dict) else values
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
     return path
 
 

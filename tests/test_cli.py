@@ -90,7 +90,7 @@ def test_train_trial_says_whether_the_numbers_are_the_same(workdir: Path, tmp_pa
     assert "the same numbers, to the last bit" in done.stdout
 
 
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown scale": ({"scientific": {"scale": ["log_varience"]}}, "did you mean 'log_variance'"),
     "low above high": ({"nuisance": {"learning_rate": {"low": 1.0, "high": 0.1}}}, "low"),
     "NaN bound": ({"nuisance": {"learning_rate": {"low": float("nan"), "high": 0.1}}}, "nuisance.learning_rate.low"),

@@ -214,9 +214,9 @@ def comparison_table(comparison: Comparison, width: int = 100) -> Table:
     if comparison.provisional:
         table.title = f"provisional · {_count(comparison.missing_repeats, 'repeat')} to come"
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for title, justify, _ in columns:
-        table.add_column(title, justify=justify, no_wrap=True)
+        table.add_column(title, justify=justify, no_wrap=width >= 90)  # "-261.13 ±41.33" may take two lines
     for group in _groups(comparison):
         for arm in group:
             hidden = () if arm is group[0] else [name for name in names if name not in factors]
