@@ -173,6 +173,8 @@ def _drive(study: Study, dataset: DataSet, ledger: Ledger, holder: Holder, where
         for arm in arms(study)
         for replicate in range(study.search.replicates)
     ]
+    kind = "inline" if where.executor == "inline" else "Ray"
+    progress.message(f"starting {where.workers} {kind} worker{'s' if where.workers > 1 else ''}")
     executor = make_executor(dataset, study, where)
     try:
         sweep = Sweep(
@@ -254,7 +256,7 @@ class _Observer:
             trials_per_minute=trials_per_minute(times, started_at=self._began, now=now),
             seconds_left=time_left(times, remaining=total - len(ended), started_at=self._began, now=now),
             workers=sweep.watch.workers,
-            slots_busy=sweep.watch.running,
+            slots_busy=min(sweep.watch.running, sweep.watch.workers * self._where.slots),
             slots=sweep.watch.workers * self._where.slots,
             phases={
                 phase: (sum(record.key.phase is phase for record in ended), planned)

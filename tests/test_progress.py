@@ -165,8 +165,9 @@ class TestPlain:
         assert len(written(console).splitlines()) == 4, "nothing new, nothing printed"
 
     def test_line(self) -> None:
-        assert plain_line(snapshot()) == (
-            "which-sigma  10/40 trials · search 10/32 · 1 diverged · 41.2 trials/min · 3 min 20 s left"
+        assert plain_line(replace(snapshot(), epochs=7)) == (
+            "which-sigma  10/40 trials · search 10/32 · 6 running · 7 epochs · 1 diverged · 41.2 trials/min · "
+            "3 min 20 s left"
         )
         assert plain_line(replace(snapshot(20), note="x")).endswith("40/40 trials · 1 diverged · took 1 min 23 s · x")
 

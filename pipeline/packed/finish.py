@@ -83,14 +83,15 @@ def _pictures(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, bytes]]:
     low, high = data.value_range
     pack.subset(slots)
     z = data.picture_noise(SAMPLES, pack.structure.latent_dim).expand(len(slots), -1, -1)
-    x = data.evaluation("val", pack.structure.latent_dim).x[:RECONSTRUCTIONS]
+    val = data.evaluation("val", pack.structure.latent_dim)
+    x, shown = val.x[:RECONSTRUCTIONS], min(val.count, RECONSTRUCTIONS)  # x may end in padding
     mean, _ = model.encode(x.expand(len(slots), -1, -1))
     originals = to_bytes(_numpy(x), low, high)
     samples, copies = (to_bytes(_numpy(_expected(model, latent)), low, high) for latent in (z, mean))
     return {
         id(slot): {
             "samples.png": square_grid(samples[i], data.image_shape),
-            "reconstructions.png": pairs_grid(originals, copies[i], data.image_shape),
+            "reconstructions.png": pairs_grid(originals[:shown], copies[i][:shown], data.image_shape),
         }
         for i, slot in enumerate(slots)
     }
