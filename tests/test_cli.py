@@ -186,7 +186,11 @@ def test_sets_change_the_study(tmp_path: Path) -> None:
 def test_other_samplers_end_to_end(tmp_path: Path, sampler: str) -> None:
     nuisance = {"learning_rate": [1e-3, 3e-3, 1e-2]} if sampler == "grid" else STUDY["nuisance"]
     search = {"trials": 3, "sampler": sampler, "startup": 1}
-    changes: dict[str, Any] = {"nuisance": nuisance, "search": search, "scientific": {"scale": ["log_std", "softplus_variance"]}}
+    changes: dict[str, Any] = {
+        "nuisance": nuisance,
+        "search": search,
+        "scientific": {"scale": ["log_std", "softplus_variance"]},
+    }
     file = study_file(tmp_path, **changes)
     one = run_here(file, tmp_path / "one", slots=1)
     two = run_here(file, tmp_path / "two", slots=9, workers=2)

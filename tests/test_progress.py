@@ -169,7 +169,7 @@ class TestPlain:
             "which-sigma  10/40 trials · search 10/32 · 6 running · 7 epochs · 1 diverged · 41.2 trials/min · "
             "3 min 20 s left"
         )
-        assert plain_line(replace(snapshot(20), note="x")).endswith("40/40 trials · 1 diverged · took 1 min 23 s · x")
+        assert plain_line(replace(snapshot(20), note="x")).endswith("1 diverged · took 1 min 23 s · x")
 
 
 def test_make_progress() -> None:

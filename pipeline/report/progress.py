@@ -210,7 +210,7 @@ def plain_line(snapshot: ProgressSnapshot) -> str:
     """`which-sigma  96/288 trials · search 96/180 · 41 trials/min · 4 min 41 s left`."""
     phases = [f"{name} {done}/{total}" for name, (done, total) in snapshot.phases.items() if 0 < done < total]
     running = sum(row.running for row in snapshot.rows)
-    working = [f"{running} running", f"{snapshot.epochs} epochs"] if running else []
+    working = [f"{running} running", f"{snapshot.epochs} epochs"] if running and snapshot.done < snapshot.total else []
     parts = [f"{snapshot.done}/{snapshot.total} trials", *phases, *working, *_losses(snapshot), *_pace(snapshot)]
     return f"{snapshot.sweep}  {' · '.join(parts)}" + (f" · {snapshot.note}" if snapshot.note else "")
 
