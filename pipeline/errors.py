@@ -10,9 +10,10 @@ A message is the rule, what came, and the remedy. The tree:
     ├── LedgerError                 1   the ledger cannot be read or written
     │   └── LeaseHeldError          1   another driver is running this sweep
     ├── ExecutionError              1   workers cannot be started or are all gone
-    ├── TrackerError                1   the tracker answered, and the answer was no
-    │   └── TrackerAway             1   the tracker cannot be reached; deliver later
-    └── StoppedWithWorkLeft         3   a clean stop; the same command goes on
+    └── TrackerError                1   the tracker answered, and the answer was no
+        └── TrackerAway             1   the tracker cannot be reached; deliver later
+
+A clean stop with work left is no error; `run` then ends with exit code 3.
 """
 
 from __future__ import annotations
@@ -72,9 +73,3 @@ class TrackerError(VaeSweepError):
 
 class TrackerAway(TrackerError):
     """The tracker cannot be reached at the moment; what is due is delivered later."""
-
-
-class StoppedWithWorkLeft(VaeSweepError):
-    """A clean stop before the end; the same command goes on from here."""
-
-    exit_code = 3

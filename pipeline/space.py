@@ -19,11 +19,6 @@ MAX_TRIALS = 1_000_000
 """of one search"""
 DEFAULT_TRIALS = 16
 
-STRUCTURAL = tuple(name for name, row in HYPERPARAMETERS.items() if row.structural)
-"""hyperparameters that decide which trials can share a pack"""
-NUMERIC = tuple(name for name, row in HYPERPARAMETERS.items() if not row.structural)
-"""hyperparameters of which every slot has its own value"""
-
 KIND_OF_FORM: Mapping[str, str] = {"counts": "counts", "binarised": "binary", "grey": "real"}
 """what `data.form` makes of the images -> the kind of data a likelihood must take"""
 
@@ -79,22 +74,11 @@ def hyperparameters(study: Study, arm: Arm, params: Params) -> dict[str, Value]:
     return {**fixed, **arm.values, **params}
 
 
-def structure(hyperparameters: Params) -> str:
-    """Canonical JSON of the structural ones: trials may share a pack when it is equal."""
-    return canonical_json({name: hyperparameters[name] for name in STRUCTURAL})
-
-
 def trial_seed(study: Study, phase: Phase, replicate: int, index: int) -> int:
     """Seed of a training. The same for all arms: they are compared on common random numbers."""
     if study.train.seed is not None:
         return study.train.seed
     return derive_seed(study.seed, "trial", phase, replicate, index)
-
-
-def is_maximised(metric: str) -> bool:
-    """Whether more of `metric` is better: the ELBO, on any data, is the only one compared."""
-    assert metric.endswith("/elbo"), metric
-    return True
 
 
 # ------------------------------------------------------------------------------------------- counts

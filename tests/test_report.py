@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.comparison import Comparison, compare
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
+from pipeline.report.plot import curve
 from pipeline.report.tables import (
     SweepLine,
     comparison_table,
-    curve,
     list_table,
     params_text,
     plan_table,

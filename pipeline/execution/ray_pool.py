@@ -9,7 +9,6 @@ Ray reads its settings when it is imported: call `environment.prepare_ray` befor
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Sequence
@@ -45,9 +44,9 @@ class TrainerActor:
         self._trainer = Trainer(dataset, slots=slots, bank_seed=bank_seed, device=device)
         self._fingerprint = fingerprint(device)
 
-    def hello(self) -> tuple[str, dict[str, str], int]:
-        """Host, fingerprint and process id."""
-        return socket.gethostname(), self._fingerprint, os.getpid()
+    def hello(self) -> tuple[str, dict[str, str]]:
+        """Host and fingerprint."""
+        return socket.gethostname(), self._fingerprint
 
     def advance(self, tasks: Sequence[TrialTask], seconds: float) -> list[Event]:
         """Takes new trials, trains for about `seconds`, and says what happened."""
@@ -62,7 +61,6 @@ class _Worker:
     hello: Any
     started_at: float
     joined: bool = False
-    pid: int = 0
     inbox: list[TrialTask] = field(default_factory=list)
     trials: set[TrialKey] = field(default_factory=set)
     rounds: list[Any] = field(default_factory=list)
@@ -124,10 +122,6 @@ class RayPool:
         if self._owns_cluster and ray.is_initialized():
             ray.shutdown()
 
-    def process_ids(self) -> dict[str, int]:
-        """Worker -> process id of those that have joined; for those who break things on purpose."""
-        return {worker.name: worker.pid for worker in self._workers.values() if worker.joined}
-
     def _start_worker(self) -> None:
         name = f"ray-{self._started}"
         self._started += 1
@@ -153,7 +147,7 @@ class RayPool:
         except RayError as error:
             return self._lose(worker, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         if not worker.joined:
-            host, fingerprint, worker.pid = news
+            host, fingerprint = news
             worker.joined = True
             return [WorkerJoined(worker.name, host, fingerprint)]
         worker.rounds.remove(reference)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -87,7 +86,8 @@ def _pictures(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, bytes]]:
     x, shown = val.x[:RECONSTRUCTIONS], min(val.count, RECONSTRUCTIONS)  # x may end in padding
     mean, _ = model.encode(x.expand(len(slots), -1, -1))
     originals = to_bytes(_numpy(x), low, high)
-    samples, copies = (to_bytes(_numpy(_expected(model, latent)), low, high) for latent in (z, mean))
+    expected = (model.observation.mean(model.decode(latent)) for latent in (z, mean))
+    samples, copies = (to_bytes(_numpy(values), low, high) for values in expected)
     return {
         id(slot): {
             "samples.png": square_grid(samples[i], data.image_shape),
@@ -95,11 +95,6 @@ def _pictures(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, bytes]]:
         }
         for i, slot in enumerate(slots)
     }
-
-
-def _expected(model: torch.nn.Module, z: Tensor) -> Tensor:
-    likelihood = cast(torch.nn.Module, model.likelihood)
-    return cast(Tensor, likelihood.mean(model.decode(z)))  # type: ignore[operator]
 
 
 def _numpy(values: Tensor) -> NDArray[np.float32]:

@@ -22,8 +22,9 @@ from ..results import Results
 from ..space import arms, baseline_arm, hyperparameters, in_flight_limit, search_count, search_trials, trial_counts
 from ..stages import METRIC_CURVE
 from ..sweep import tally
+from .plot import curve
 from .progress import duration
-from .tables import curve, facts_table, params_text, plan_table, status_table
+from .tables import facts_table, params_text, plan_table, status_table
 
 ASSUMED_SD_NATS = 1.0
 """paired standard deviation between searches; 0.3 to 1.3 nats were seen on digits"""

@@ -25,8 +25,6 @@ class LikelihoodModule(Protocol):
 
     kinds: ClassVar[frozenset[str]]
     """kinds of data it is a likelihood for: counts, binary, real"""
-    discrete: ClassVar[bool]
-    """True where bits per dimension are meaningful"""
 
     def log_kernel(self, x: Tensor, output: Tensor, hyper: Hyper) -> Tensor:
         """The part of log p(x|z) that depends on the decoder. (..., B, D) x 2 -> (..., B)."""
@@ -42,7 +40,6 @@ class Binomial(nn.Module):
     """x ~ Binomial(levels, sigmoid(output)) for each pixel: exact for counts 0..levels."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"counts"})
-    discrete: ClassVar[bool] = True
 
     def __init__(self, *, levels: int | None) -> None:
         super().__init__()
@@ -77,7 +74,6 @@ class Gaussian(nn.Module):
     """x ~ N(output, observation_std²) for each pixel; the standard deviation is a hyperparameter."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"real"})
-    discrete: ClassVar[bool] = False
 
     def __init__(self, *, levels: int | None) -> None:
         super().__init__()
@@ -100,7 +96,6 @@ class GaussianLearned(nn.Module):
     """x ~ N(output, s²) with one learned s for all pixels (Rybkin et al. 2020, σ-VAE, arXiv 2006.13202)."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"real"})
-    discrete: ClassVar[bool] = False
 
     def __init__(self, *, levels: int | None) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def evaluate(
         rate += (posterior.kl().sum(-1).double() * weight).sum(-1)
         for noise in data.noise[:, rows]:
             output = model.decode(posterior.sample(noise))
-            kernel: Tensor = model.likelihood.log_kernel(x, output, hyper)  # type: ignore[operator]
+            kernel = model.observation.log_kernel(x, output, hyper)
             distortion -= (kernel.double() * weight).sum(-1) / samples
         sigma_sum += (posterior.sigma.double().sum(-1) * weight).sum(-1)
         sigma_min.append(posterior.sigma.amin((1, 2)))  # padding repeats real rows: no effect on the extremes

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..records import derive_seed
-from .likelihoods import LIKELIHOODS, Hyper
+from .likelihoods import LIKELIHOODS, Hyper, LikelihoodModule
 from .networks import NETWORKS
 from .posterior import Posterior, make_posterior
 from .scales import Scale
@@ -54,6 +55,11 @@ class VAE(nn.Module):
         output: Tensor = self.decoder(z)
         return output
 
+    @property
+    def observation(self) -> LikelihoodModule:
+        """The likelihood p(x|z) as what it is."""
+        return cast(LikelihoodModule, self.likelihood)
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -75,7 +81,7 @@ def elbo_terms(
     mean, raw = model.encode(x)
     posterior = make_posterior(scale, mean, raw)
     output = model.decode(posterior.sample(noise))
-    kernel: Tensor = model.likelihood.log_kernel(x, output, hyper)  # type: ignore[operator]
+    kernel = model.observation.log_kernel(x, output, hyper)
     return Terms(-kernel, posterior.kl(), posterior, raw)
 
 
