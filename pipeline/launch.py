@@ -42,7 +42,7 @@ from .stages import METRIC_CURVE, Stages
 from .sweep import Sweep
 
 DEFAULT_SLOTS = 16
-"""trials a worker trains at once on a CPU: beyond it a slot-step gets no cheaper (docs/performance.md)"""
+"""trials a worker trains at once on a CPU: beyond it a slot-step gets little cheaper (docs/log.md)"""
 SNAPSHOT_SECONDS = 0.5
 DELIVERY_PATIENCE_SECONDS = 600.0
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"

@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import UserError
 from .records import TrialKey
 
 
@@ -28,8 +29,11 @@ class WorkPaths:
 
     @classmethod
     def at(cls, workdir: str | Path) -> WorkPaths:
-        """The paths below `workdir`, which need not exist yet."""
-        return cls(Path(workdir).expanduser().resolve())
+        """The paths below `workdir`, which need not exist yet. Raises UserError for a path no database URL can hold."""
+        path = Path(workdir).expanduser().resolve()
+        if any(sign in str(path) for sign in "?%#"):
+            raise UserError(f"--workdir must not contain ? % or # (database URLs cannot hold them), but got {path}.")
+        return cls(path)
 
     @property
     def ledger_url(self) -> str:

@@ -146,6 +146,7 @@ def test_other_mistakes(tmp_path: Path, workdir: Path) -> None:
         (("compare", "nothing", "--workdir", workdir), 2),
         (("show", "small", "nothing", "--workdir", workdir), 2),
         (("status", "small", "--workdir", tmp_path / "elsewhere"), 1),
+        (("list", "--workdir", tmp_path / "a?b"), 2),
         (("train",), 2),
         (("train", study_file(tmp_path)), 2),
     ]:
