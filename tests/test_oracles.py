@@ -118,6 +118,7 @@ def test_optimizers_are_torchs_own(name: str, dtype: torch.dtype, tolerance: flo
     for _ in range(200):
         noise = torch.randn(48, generator=draw, dtype=F64).to(dtype)
         for i, hyper in enumerate(HYPER):
+            steps[i] += 1
             OPTIMIZERS[name].update(rows[i], rows[i] * curvature + noise, tuple(s[i] for s in state), steps[i], hyper)
             leaves[i].grad = (leaves[i] * curvature + noise).detach()
             references[i].step()

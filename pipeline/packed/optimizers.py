@@ -34,7 +34,7 @@ class Optimizer:
     buffers: int
     """how many state buffers of the row's shape it needs"""
     update: Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, SlotHyper], None]
-    """(row (P,), gradient (P,), state rows, step count (), hyper): updates row, state and step in place"""
+    """(row (P,), gradient (P,), state rows, step count () from 1 on, hyper): updates row and state in place"""
 
 
 def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
@@ -49,9 +49,8 @@ def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor,
         dampening=0.0,
         nesterov=False,
         maximize=False,
-        is_first_step=bool(step == 0),
+        is_first_step=bool(step == 1),
     )
-    step += 1
 
 
 def _adam(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
@@ -72,7 +71,6 @@ def _fused_adam(
     step: Tensor,
     hyper: SlotHyper,
 ) -> None:
-    step += 1
     kernel(
         [row],
         [gradient],

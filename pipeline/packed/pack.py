@@ -62,7 +62,7 @@ class Pack:
             (slot, self.rows_MP[i], i) for i, slot in enumerate(self.slots) if slot.running
         ]
         for task in newcomers:
-            slot = Slot(task, now, torch.zeros((), device=self.data.device))
+            slot = Slot(task, now)
             places.append((slot, self._initial_row(slot), None))  # may raise: nothing is changed yet
         places.sort(key=lambda place: (place[0].scale, place[0].objective))
         old_state = self._state
@@ -93,12 +93,16 @@ class Pack:
         self._maths.begin_epoch()
         order_SMR, noise_SMRL = self._draw()
         views = self.stack.bind(self.rows_MP, with_gradient=True)
+        # Optimizer steps taken by each slot, as torch's fused kernels want them.
+        taken_M = torch.tensor([float(slot.epoch * len(self._batches.counts)) for slot in self.slots])
+        taken_M = taken_M.to(self.data.device)
         slot_rows = [
             (
                 slot,
                 self.rows_MP[i],
                 self._gradient_MP[i],
                 tuple(state[i] for state in self._state),
+                taken_M[i],
                 slot.optimizer_hyper(),
             )
             for i, slot in enumerate(self.slots)
@@ -115,20 +119,26 @@ class Pack:
             gradients = torch.autograd.grad(loss_M.sum(), views)
             with torch.no_grad():
                 self.stack.gradients_into(self._gradient_MP, gradients)
-                # Times zero: NaN where anything is not finite, else exactly 0 in whatever order it is summed.
-                blame_M = loss_M.detach() * 0 + (self._gradient_MP * 0).sum(1)
+                finite = self._finite(loss_M.detach())
                 elbo_M = ((terms.distortion + terms.rate.sum(-1)) * weight_R).sum(-1)
                 total_M -= elbo_M.double() * count
-                for i, (blame, (slot, row, gradient, state, hyper)) in enumerate(
-                    zip(blame_M.tolist(), slot_rows, strict=True)
-                ):
-                    if not slot.running:
-                        continue
-                    if blame == 0:
-                        self._optimizer.update(row, gradient, state, slot.step, hyper)
-                    else:
+                for i, slot in enumerate(self.slots):
+                    if slot.running and not finite[i]:
                         slot.end(State.DIVERGED, _blame(slot, step, loss_M[i], terms.raw[i]))
+                taken_M += 1
+                for slot, row, gradient, state, taken, hyper in slot_rows:
+                    if slot.running:
+                        self._optimizer.update(row, gradient, state, taken, hyper)
         return total_M / self.data.train_x.shape[0] + self.data.train_log_base
+
+    def _finite(self, loss_M: Tensor) -> list[bool]:
+        """Whether each slot's loss and gradient are finite, the same in any pack."""
+        quick = torch.isfinite(loss_M + self._gradient_MP.sum(1))
+        if bool(quick.all()):
+            return [True] * len(self.slots)
+        # A sum of finite numbers may overflow in one order and not in another; times zero it cannot.
+        exact: list[bool] = ((loss_M * 0 + (self._gradient_MP * 0).sum(1)) == 0).tolist()
+        return exact
 
     def subset(self, slots: Sequence[Slot]) -> SlotMaths:
         """Binds the rows of some slots for evaluation; returns their maths."""

@@ -27,8 +27,6 @@ class Slot:
 
     task: TrialTask
     started_at: float
-    step: Tensor
-    """optimizer steps taken, as torch's fused kernels want it"""
     epoch: int = 0
     """finished epochs"""
     state: State = State.RUNNING

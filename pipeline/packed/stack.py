@@ -12,6 +12,7 @@ Axes: M slot, P padded number of parameters, B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,40 @@ class BatchedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One batched matrix product: x (M, B, in) -> (M, B, out)."""
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+        result: Tensor = _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return result
+
+
+NARROW = 16
+"""below so many columns a product is slower than its transpose: up to four times on AVX2 (docs/log.md)"""
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b, each of its products taken in the orientation in which the narrow side is the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if weight.shape[1] < NARROW:
+            columns = torch.baddbmm(bias.unsqueeze(2), weight, x.transpose(1, 2))
+            return columns.transpose(1, 2).contiguous()
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient, (wide, narrow) = gradients[0], weight.shape[1:]
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            if narrow < NARROW:
+                to_x = torch.bmm(weight.transpose(1, 2), gradient.transpose(1, 2)).transpose(1, 2).contiguous()
+            else:
+                to_x = torch.bmm(gradient, weight)
+        if narrow < wide:
+            to_weight = torch.bmm(x.transpose(1, 2), gradient).transpose(1, 2)
+        else:
+            to_weight = torch.bmm(gradient.transpose(1, 2), x)
+        return to_x, to_weight, gradient.sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +119,7 @@ class Stack:
     def gradients_into(self, buffer_MP: Tensor, gradients: tuple[Tensor, ...]) -> None:
         """Copies gradients (M, *shape), in the order of `bind`'s views, into a flat buffer."""
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
-            target = buffer_MP[:, leaf.offset : leaf.offset + leaf.size]
-            target.copy_(gradient.reshape(gradient.shape[0], leaf.size))
+            buffer_MP[:, leaf.offset : leaf.offset + leaf.size].view(-1, *leaf.shape).copy_(gradient)
 
 
 def _layout(model: nn.Module) -> tuple[tuple[Leaf, ...], int]:

@@ -82,7 +82,7 @@ class Trainer:
             pack = pack or Pack(structure, self._device_data(structure))
             pack.resettle(tasks)
         except Exception as error:  # a network or an initial value that cannot be
-            failed = self._blame([Slot(task, time.time(), torch.zeros(())) for task in tasks], error)
+            failed = self._blame([Slot(task, time.time()) for task in tasks], error)
             if pack:
                 pack.resettle(())
         if pack and pack.slots:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .functions import gaussian_kl
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -31,7 +33,7 @@ class Posterior:
 
     def kl(self) -> Tensor:
         """KL(q(z_j|x) || N(0, 1)) for each latent, nats, (..., B, L) (same paper, appendix B)."""
-        return (self.mean * self.mean + self.sigma * self.sigma - 1) * 0.5 - self.log_sigma
+        return gaussian_kl(self.mean, self.sigma, self.log_sigma)
 
     def log_q(self, z: Tensor) -> Tensor:
         """log q(z_j|x) for each latent, nats, (..., B, L)."""
