@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -124,13 +126,17 @@ def serve(where: Where, port: int, console: Console) -> int:
     command += ["--default-artifact-root", where.paths.mlflow_artifacts.as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, env={**os.environ, **quiet})
+    # A session of its own: the server starts processes that must all end with it, whoever is told to stop.
+    process = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
         return 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _links(where: Where, tracker: MlflowTracker, base: str) -> list[tuple[str, str]]:

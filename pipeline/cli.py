@@ -107,11 +107,11 @@ def plan(
 ) -> None:
     """Check a study file and say what it would do; starts nothing."""
     from .config import load_study
-    from .launch import DEFAULT_SLOTS, load_study_data
+    from .launch import AUTOMATIC_SLOTS, load_study_data
     from .report.views import plan_view
 
     study = load_study(file, set_ or [])
-    _console().print(plan_view(study, load_study_data(study), workers, DEFAULT_SLOTS))
+    _console().print(plan_view(study, load_study_data(study), workers, AUTOMATIC_SLOTS))
 
 
 @app.command()
@@ -119,7 +119,7 @@ def run(
     file: StudyFile,
     set_: Sets = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: one a CPU core.")] = None,
-    slots: Annotated[int | None, typer.Option(min=1, max=1024, help="Trials a worker trains at once.")] = None,
+    slots: Annotated[str, typer.Option(metavar="N|auto", help="Trials a worker trains at once.")] = "auto",
     executor: Annotated[str, typer.Option(help="`ray`, or `inline` (this process; for debugging).")] = "ray",
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
     workdir: Workdir = SWEEPS,
@@ -136,7 +136,7 @@ def run(
     where = _where(
         workdir,
         workers=workers or os.cpu_count() or 1,
-        slots=slots or launch.DEFAULT_SLOTS,
+        slots=_slots(slots),
         executor=executor,
         address=address or os.environ.get("RAY_ADDRESS"),
         tracking=mlflow,
@@ -145,6 +145,15 @@ def run(
     console = _console()
     report = launch.run(file, set_ or [], where, make_progress(console, quiet))
     _say_end(console, report, file, workdir)
+
+
+def _slots(text: str) -> int | None:
+    """`auto` is None."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise UserError(f"--slots must be auto or a whole number from 1 to 1024, but got {text!r}.")
+    return int(text)
 
 
 def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> None:

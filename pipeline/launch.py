@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import FrameType
 
@@ -35,14 +37,21 @@ from .records import (
     canonical_json,
     derive_seed,
 )
-from .report.progress import ArmProgress, Progress, ProgressSnapshot, time_left, trials_per_minute
+from .report.progress import (
+    WINDOW_SECONDS,
+    ArmProgress,
+    Progress,
+    ProgressSnapshot,
+    time_left,
+    trials_per_minute,
+)
 from .results import Results, describe, load_results, trial_of
 from .space import arms
-from .stages import METRIC_CURVE, Stages
+from .stages import Stages
 from .sweep import Sweep
 
-DEFAULT_SLOTS = 16
-"""trials a worker trains at once on a CPU: beyond it a slot-step gets little cheaper (docs/log.md)"""
+AUTOMATIC_SLOTS = 32
+"""slots a worker is taken to have when each measures for itself how many pay (packed/tuning.py)"""
 SNAPSHOT_SECONDS = 0.5
 DELIVERY_PATIENCE_SECONDS = 600.0
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
@@ -54,14 +63,20 @@ class Where:
 
     paths: WorkPaths
     workers: int = 1
-    slots: int = DEFAULT_SLOTS
+    slots: int | None = None
+    """trials a worker trains at once; None: as many as pay, by measurement"""
     executor: str = "ray"
-    """`ray` or `inline`"""
+    """`ray`, `inline` or, for tests of all but the training, `simulated`"""
     address: str | None = None
     """of a Ray cluster; None starts one here"""
     tracking: str | None = None
     """MLflow tracking URI; None: the embedded store; `none`: no tracker"""
     allow_mixed: bool = False
+
+    @property
+    def most_slots(self) -> int:
+        """Slots a worker has at the most."""
+        return self.slots or AUTOMATIC_SLOTS
 
     @property
     def ledger_url(self) -> str:
@@ -150,12 +165,16 @@ def register(ledger: Ledger, study: Study, dataset: DataSet, paths: WorkPaths) -
 
 
 def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
-    """The workers. The inline twin trains in this process; Ray is loaded only where it is asked for."""
+    """The workers. The twins stay in this process; Ray is loaded only where it is asked for."""
     bank_seed = derive_seed(study.seed, "bank")
     if where.executor == "inline":
         from .execution.inline import InlineExecutor
 
         return InlineExecutor(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed)
+    if where.executor == "simulated":
+        from .execution.simulated import SimulatedExecutor
+
+        return SimulatedExecutor(workers=where.workers, slots=where.most_slots)
     from .execution.environment import prepare_ray
 
     prepare_ray(where.address)  # before Ray is imported
@@ -165,34 +184,35 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
 
 
 def _drive(study: Study, dataset: DataSet, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
-    done: defaultdict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
-    for record in ledger.trials(study.name):
-        done[record.key.arm, record.key.replicate].append(record)
-    stages = [
-        Stages(study, arm, replicate, done[arm.id, replicate])
-        for arm in arms(study)
-        for replicate in range(study.search.replicates)
-    ]
-    kind = "inline" if where.executor == "inline" else "Ray"
+    kind = "Ray" if where.executor == "ray" else where.executor
     progress.message(f"starting {where.workers} {kind} worker{'s' if where.workers > 1 else ''}")
     executor = make_executor(dataset, study, where)
     try:
         sweep = Sweep(
             name=study.name,
-            stages=stages,
+            stages=_stages(study, ledger),
             ledger=ledger,
             holder=holder,
             executor=executor,
             paths=where.paths,
-            slots=where.slots,
+            slots=where.most_slots,
             allow_mixed=where.allow_mixed,
-            observe=_Observer(study, where, progress),
+            observe=Observer(study, where, progress),
         )
         with _stopping(sweep.stop, progress):
             return sweep.run()
     finally:
         progress.close()
         executor.close()
+
+
+def _stages(study: Study, ledger: Ledger) -> list[Stages]:
+    """Every search as the ledger has it; the ledger's curves are not kept."""
+    known: defaultdict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
+    for record in ledger.trials(study.name):
+        known[record.key.arm, record.key.replicate].append(record)
+    searches = product(arms(study), range(study.search.replicates))
+    return [Stages(study, arm, replicate, known[arm.id, replicate]) for arm, replicate in searches]
 
 
 @contextmanager
@@ -212,8 +232,8 @@ def _stopping(stop: Callable[[], None], progress: Progress) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Observer:
-    """Turns the loop's state into snapshots, at most two a second."""
+class Observer:
+    """Turns the loop's state into snapshots, at most two a second and in a twentieth of the driver's time."""
 
     def __init__(self, study: Study, where: Where, progress: Progress) -> None:
         self._study, self._where, self._progress = study, where, progress
@@ -223,67 +243,63 @@ class _Observer:
         self._started = False
 
     def __call__(self, sweep: Sweep) -> None:
+        """Shows what is new, when it is time."""
         if sweep.watch.last != self._said:
             self._said = sweep.watch.last
             self._progress.message(self._said)
         now = time.time()
         if now >= self._due or sweep.finished:
-            self._due = now + SNAPSHOT_SECONDS
             snapshot = self._snapshot(sweep, now)
             (self._progress.update if self._started else self._progress.start)(snapshot)
             self._started = True
+            took = time.time() - now
+            self._due = now + max(SNAPSHOT_SECONDS, 20 * took)
 
     def _snapshot(self, sweep: Sweep, now: float) -> ProgressSnapshot:
-        records = sweep.records()
-        ended = [record for record in records if record.state in ENDED]
-        times = [record.outcome.ended_at for record in ended if record.outcome]
-        by_arm: defaultdict[str, list[TrialRecord]] = defaultdict(list)
-        for record in records:
-            by_arm[record.key.arm].append(record)
-        expected: Counter[tuple[str, Phase]] = Counter()
+        watch, parts = sweep.watch, defaultdict[str, list[Stages]](list)
         for part in sweep.stages.values():
-            expected.update({(part.arm.id, phase): count for phase, count in part.expected().items()})
-        total = expected.total()
+            parts[part.arm.id].append(part)
+        counts, expected = Counter[tuple[Phase, State]](), Counter[Phase]()
+        for part in sweep.stages.values():
+            counts.update(part.counts)
+            expected.update(part.expected())
+        done = Counter[Phase]()
+        for (phase, state), count in counts.items():
+            done[phase] += count if state in ENDED else 0
+        # The pace is that of the window; what ended before it counts only where the window is empty.
+        times = watch.ended_at[bisect(watch.ended_at, now - WINDOW_SECONDS) :] or watch.ended_at
+        left = expected.total() - done.total()
         return ProgressSnapshot(
             sweep=self._study.name,
             elapsed_seconds=now - self._began,
-            rows=tuple(
-                _arm_progress(arm.label, by_arm[arm.id], sum(expected[arm.id, phase] for phase in Phase))
-                for arm in self._arms
-            ),
-            done=len(ended),
-            total=total,
+            rows=tuple(_arm_progress(arm.label, parts[arm.id]) for arm in self._arms),
+            done=done.total(),
+            total=expected.total(),
             trials_per_minute=trials_per_minute(times, started_at=self._began, now=now),
-            seconds_left=time_left(times, remaining=total - len(ended), started_at=self._began, now=now),
-            workers=sweep.watch.workers,
-            slots_busy=min(sweep.watch.running, sweep.watch.workers * self._where.slots),
-            slots=sweep.watch.workers * self._where.slots,
-            phases={
-                phase: (sum(record.key.phase is phase for record in ended), planned)
-                for phase in Phase
-                if (planned := sum(count for (_, of), count in expected.items() if of is phase))
-            },
-            epochs=sweep.watch.reports,
-            note="" if sweep.watch.workers else "waiting for workers",
+            seconds_left=time_left(times, remaining=left, started_at=self._began, now=now),
+            workers=watch.workers,
+            slots_busy=min(watch.running, watch.workers * self._where.most_slots),
+            slots=watch.workers * self._where.most_slots,
+            phases={phase: (done[phase], expected[phase]) for phase in Phase if expected[phase]},
+            epochs=watch.reports,
+            note="" if watch.workers else "waiting for workers",
         )
 
 
-def _arm_progress(label: str, records: list[TrialRecord], total: int) -> ArmProgress:
-    states = [record.state for record in records]
-    values = [
-        record.outcome.curves[METRIC_CURVE][-1]
-        for record in records
-        if record.state is State.COMPLETE and record.outcome is not None
-    ]
+def _arm_progress(label: str, parts: Sequence[Stages]) -> ArmProgress:
+    states = Counter[State]()
+    for part in parts:
+        for (_, state), count in part.counts.items():
+            states[state] += count
     return ArmProgress(
         label=label,
-        done=sum(state in ENDED for state in states),
-        running=states.count(State.RUNNING),
-        stopped=states.count(State.STOPPED),
-        diverged=states.count(State.DIVERGED),
-        failed=states.count(State.FAILED),
-        total=total,
-        best=max(values, default=None),
+        done=sum(states[state] for state in ENDED),
+        running=states[State.RUNNING],
+        stopped=states[State.STOPPED],
+        diverged=states[State.DIVERGED],
+        failed=states[State.FAILED],
+        total=sum(sum(part.expected().values()) for part in parts),
+        best=max((part.best for part in parts if part.best is not None), default=None),
     )
 
 
@@ -305,7 +321,7 @@ def _start_delivery(name: str, where: Where) -> subprocess.Popen[bytes] | None:
     command = [sys.executable, "-m", "pipeline", "sync", name, "--follow", "--workdir", str(where.paths.workdir)]
     log = where.paths.delivery_log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    with log.open("wb") as file:  # a former run's last words are not this one's
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -1,46 +1,136 @@
 """Which worker a trial goes to: workers first, slots second, trials of one structure side by side.
 
-Placement can change no number, only speed. Knows no executor; it works on loads.
+Placement can change no number, only speed. What a change costs does not depend on how many trials or workers there
+are. Knows no executor and no record; it works on keys.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from .packed.structure import Structure, structure_of
-from .records import Params, TrialKey
+from .packed.structure import Structure
+from .records import TrialKey
+
+Place = TypeVar("Place", bound=Hashable)
 
 BACKLOG_SHARE = 2
 """a worker is given 1/2 more trials than it has slots, so that a freed slot is refilled at once"""
 
 
-def place(
-    waiting: Sequence[tuple[TrialKey, Params]],
-    loads: Mapping[str, Sequence[Params]],
-    slots: int,
-) -> dict[str, list[TrialKey]]:
-    """Worker -> trials to hand it now.
+@dataclass(slots=True)
+class _Load:
+    """What a live worker has."""
 
-    waiting: trials with their complete hyperparameters, first come first; loads: for each live worker the
-    hyperparameters of what it already has; slots: slots a worker. Trials beyond all capacity stay waiting.
-    """
-    capacity = slots + slots // BACKLOG_SHARE
-    held = {worker: Counter(structure_of(params) for params in trials) for worker, trials in loads.items()}
-    handed: dict[str, list[TrialKey]] = {}
-    for key, structure in _together(waiting):
-        free = [worker for worker, load in held.items() if load.total() < capacity]
-        if not free:
-            break
-        worker = min(free, key=lambda name: (held[name].total(), -held[name][structure]))
-        held[worker][structure] += 1
-        handed.setdefault(worker, []).append(key)
-    return handed
+    trials: dict[TrialKey, Structure] = field(default_factory=dict)
+    counts: Counter[Structure] = field(default_factory=Counter)
 
 
-def _together(waiting: Sequence[tuple[TrialKey, Params]]) -> list[tuple[TrialKey, Structure]]:
-    """The waiting trials, those of one structure behind the first of them."""
-    groups: dict[Structure, list[TrialKey]] = {}
-    for key, params in waiting:
-        groups.setdefault(structure_of(params), []).append(key)
-    return [(key, structure) for structure, keys in groups.items() for key in keys]
+class Placement:
+    """The trials that wait, and which live worker has which others."""
+
+    def __init__(self, slots: int) -> None:
+        """`slots`: slots a worker."""
+        self._capacity = slots + slots // BACKLOG_SHARE
+        self._waiting: dict[Structure, deque[tuple[int, TrialKey]]] = {}
+        """structure -> (order of arrival, trial)"""
+        self._arrived = 0
+        self._loads: dict[str, _Load] = {}
+        self._owners: dict[TrialKey, str] = {}
+        self._even: defaultdict[int, dict[str, None]] = defaultdict(dict)
+        """trials in all -> workers that have so many, longest first"""
+        self._alike: defaultdict[tuple[int, Structure, int], dict[str, None]] = defaultdict(dict)
+        """(trials in all, structure, trials of it) -> workers that stand so, longest first"""
+
+    @property
+    def workers(self) -> int:
+        """Live workers."""
+        return len(self._loads)
+
+    @property
+    def running(self) -> int:
+        """Trials that workers have."""
+        return len(self._owners)
+
+    def wait(self, key: TrialKey, structure: Structure) -> None:
+        """A trial needs a worker."""
+        self._waiting.setdefault(structure, deque()).append((self._arrived, key))
+        self._arrived += 1
+
+    def join(self, worker: str) -> None:
+        """A worker is there, without trials."""
+        self._loads[worker] = _Load()
+        self._file(worker)
+
+    def leave(self, worker: str) -> list[TrialKey]:
+        """A worker is lost; the trials it had, in key order."""
+        if worker not in self._loads:
+            return []
+        self._unfile(worker)
+        lost = sorted(self._loads.pop(worker).trials)
+        for key in lost:
+            del self._owners[key]
+        return lost
+
+    def end(self, key: TrialKey) -> str | None:
+        """A trial has ended; the worker that had it, None when none did."""
+        worker = self._owners.pop(key, None)
+        if worker is not None:
+            load = self._loads[worker]
+            self._unfile(worker)
+            load.counts[load.trials.pop(key)] -= 1
+            load.counts += Counter()  # drops the zeros
+            self._file(worker)
+        return worker
+
+    def place(self) -> dict[str, list[TrialKey]]:
+        """Worker -> waiting trials that it has from now on; trials beyond all capacity stay waiting.
+
+        First come first, but those of one structure behind the first of them.
+        """
+        handed: dict[str, list[TrialKey]] = {}
+        for structure in sorted(self._waiting, key=lambda structure: self._waiting[structure][0]):
+            queue = self._waiting[structure]
+            while queue and (worker := self._best(structure)) is not None:
+                _, key = queue.popleft()
+                self._give(worker, key, structure)
+                handed.setdefault(worker, []).append(key)
+            if not queue:
+                del self._waiting[structure]
+        return handed
+
+    def _best(self, structure: Structure) -> str | None:
+        """The least loaded worker, of several one with most trials of the structure; None when all are full."""
+        load = next((load for load in range(self._capacity) if load in self._even), None)
+        if load is None:
+            return None
+        alike = (self._alike.get((load, structure, same)) for same in range(load, 0, -1))
+        return next(iter(next(filter(None, alike), self._even[load])))
+
+    def _give(self, worker: str, key: TrialKey, structure: Structure) -> None:
+        load = self._loads[worker]
+        self._unfile(worker)
+        load.trials[key] = structure
+        load.counts[structure] += 1
+        self._owners[key] = worker
+        self._file(worker)
+
+    def _file(self, worker: str) -> None:
+        load = self._loads[worker]
+        self._even[len(load.trials)][worker] = None
+        for structure, same in load.counts.items():
+            self._alike[len(load.trials), structure, same][worker] = None
+
+    def _unfile(self, worker: str) -> None:
+        load = self._loads[worker]
+        _drop(self._even, len(load.trials), worker)
+        for structure, same in load.counts.items():
+            _drop(self._alike, (len(load.trials), structure, same), worker)
+
+
+def _drop(shelves: dict[Place, dict[str, None]], place: Place, worker: str) -> None:
+    del shelves[place][worker]
+    if not shelves[place]:
+        del shelves[place]

@@ -7,6 +7,7 @@ after any restart and in any order of arrival. Knows no worker and no ledger.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -27,6 +28,12 @@ class Stages:
         """`records`: what the ledger already holds of this arm and replicate."""
         self._study, self.arm, self.replicate = study, arm, replicate
         self.records: dict[TrialKey, TrialRecord] = {}
+        """of an ended trial's outcome only what later trials and the progress depend on"""
+        self.counts: Counter[tuple[Phase, State]] = Counter()
+        """trials of each phase and state"""
+        self.best: float | None = None
+        """highest last value of a complete trial, nats per image"""
+        self._fixed = hyperparameters(study, arm, {})
         self._search = Search(
             sampler=study.search.sampler,
             pruner=study.search.pruner,
@@ -36,7 +43,7 @@ class Stages:
             lag=study.search.lag,
             pruner_startup=study.search.pruner_startup,
             pruner_warmup_epochs=study.search.pruner_warmup_epochs,
-            epochs=cast(int, hyperparameters(study, arm, {})["epochs"]),
+            epochs=cast(int, self._fixed["epochs"]),
             seed=study.seed,
             replicate=replicate,
             start=study.search.start,
@@ -46,12 +53,11 @@ class Stages:
     @property
     def finished(self) -> bool:
         """Whether every trial of all phases has ended."""
-        repeats = self._of(Phase.REPEAT)
-        return len(repeats) == self._study.confirm.repeats and _all_ended(repeats)
+        return self._ended(Phase.REPEAT) == self._study.confirm.repeats
 
     def expected(self) -> dict[Phase, int]:
         """Trials by phase: as planned, or as it came once the shortlist is known."""
-        counts = {phase: sum(key.phase is phase for key in self.records) for phase in Phase}
+        counts = {phase: self._known(phase) for phase in Phase}
         if not counts[Phase.REPEAT]:
             planned = self._study.confirm.candidates * self._study.confirm.candidate_seeds
             counts[Phase.SHORTLIST] = counts[Phase.SHORTLIST] or (planned if has_shortlist(self._study) else 0)
@@ -62,22 +68,23 @@ class Stages:
         new = list(self._search_due())
         if not new and self._search.finished:
             new = self._confirm_due()
-        self.records.update((record.key, record) for record in new)
+        for record in new:
+            self._keep(record)
         return new
 
     def put(self, record: TrialRecord) -> None:
         """Takes the new version of a record of ours; an ended search trial is told to the search."""
         before = self.records[record.key]
-        self.records[record.key] = record
+        self._keep(record)
         if record.key.phase is Phase.SEARCH and record.state in ENDED and before.state not in ENDED:
-            self._tell(record)
+            self._tell(self.records[record.key])
 
     def task(self, record: TrialRecord) -> TrialTask:
         """What a worker needs to train the trial."""
         repeat = record.key.phase is Phase.REPEAT
         return TrialTask(
             key=record.key,
-            hyperparameters=hyperparameters(self._study, self.arm, record.params),
+            hyperparameters={**self._fixed, **record.params},
             seed=record.seed,
             thresholds=record.thresholds,
             evaluate_test=repeat,
@@ -85,12 +92,24 @@ class Stages:
         )
 
     def _restore(self, records: Sequence[TrialRecord]) -> None:
-        self.records = {record.key: record for record in records}
+        for record in records:
+            self._keep(record)
         searched = self._of(Phase.SEARCH)
         self._search.restore([Proposal(r.key.number, r.params, tuple(r.thresholds), r.proposal) for r in searched])
         for record in searched:
             if record.state in ENDED:
                 self._tell(record)
+
+    def _keep(self, record: TrialRecord) -> None:
+        """Files a record and counts it."""
+        before, phase = self.records.get(record.key), record.key.phase
+        if before is not None:
+            self.counts[phase, before.state] -= 1
+        self.counts[phase, record.state] += 1
+        if record.outcome is not None:
+            record = replace(record, outcome=_slim(record.outcome, whole_curve=self._study.search.pruner != "none"))
+            self.best = max((value for value in (self.best, _value(record)) if value is not None), default=None)
+        self.records[record.key] = record
 
     def _tell(self, record: TrialRecord) -> None:
         outcome = record.outcome or TrialOutcome(State.FAILED)
@@ -116,10 +135,9 @@ class Stages:
                 for seed in range(seeds)
             ]
             missing = [record for record in wanted if record.key not in self.records]
-            tried = self._of(Phase.SHORTLIST)
-            if missing or not _all_ended(tried):
+            if missing or self._ended(Phase.SHORTLIST) < len(wanted):
                 return missing
-            values = [_value(record) for record in tried]
+            values = [_value(record) for record in self._of(Phase.SHORTLIST)]
             places = [(place, values[place * seeds : (place + 1) * seeds]) for place in range(len(candidates))]
             chosen = params[choose(places)]
         repeats = [self._new(Phase.REPEAT, i, i, chosen) for i in range(self._study.confirm.repeats)]
@@ -130,11 +148,22 @@ class Stages:
         return TrialRecord(key, params, trial_seed(self._study, phase, self.replicate, seed_index))
 
     def _of(self, phase: Phase) -> list[TrialRecord]:
-        return [self.records[key] for key in sorted(self.records) if key.phase is phase]
+        found = [record for record in self.records.values() if record.key.phase is phase]
+        return sorted(found, key=lambda record: record.key.number)
+
+    def _known(self, phase: Phase) -> int:
+        return sum(self.counts[phase, state] for state in State)
+
+    def _ended(self, phase: Phase) -> int:
+        return sum(self.counts[phase, state] for state in ENDED)
 
 
-def _all_ended(records: Sequence[TrialRecord]) -> bool:
-    return all(record.state in ENDED for record in records)
+def _slim(outcome: TrialOutcome, *, whole_curve: bool) -> TrialOutcome:
+    """Only what later trials depend on: a sweep's curves would fill the memory, and the ledger has them."""
+    curve = outcome.curves.get(METRIC_CURVE, ())
+    metrics = {name: value for name, value in outcome.metrics.items() if name == METRIC_CURVE}
+    curves = {METRIC_CURVE: curve if whole_curve else curve[-1:]}
+    return replace(outcome, curves=curves, metrics=metrics, epoch_times=(), files={})
 
 
 def _value(record: TrialRecord) -> float | None:

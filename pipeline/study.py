@@ -1,9 +1,9 @@
 """Ask, tell and stopping rules of one search: the only file that knows Optuna.
 
-What is proposed for trial n is a pure function of (seed, replicate, n, results of trials 0..n-lag):
-neither the number of workers, nor the order in which trials end, nor a restart can change it. For
-that, results are buffered and told to the model in number order, only when the ask that needs them
-comes. Everything is maximised. Knows no arm (equal spaces get equal draws), no ledger, no worker.
+What is proposed for trial n is a pure function of (seed, replicate, n, results of trials 0..n-lag): neither the number
+of workers, nor the order in which trials end, nor a restart can change it. For that, results are buffered and told to
+the model in number order, only when the ask that needs them comes. Everything is maximised. Knows no arm (equal spaces
+get equal draws), no ledger, no worker.
 
 Optuna is imported inside the functions that use it (0.5 s): SAMPLERS and PRUNERS are free to read.
 
@@ -46,8 +46,7 @@ class Proposal:
     params: Params
     """the nuisance values by name, names sorted"""
     thresholds: Thresholds = ()
-    """stopping rule: after epoch e the trial stops when its best metric so far is below entry e;
-    empty: it never stops"""
+    """stopping rule: after epoch e the trial stops when its best metric so far is below entry e; empty: never"""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Optuna's system attributes of the proposal (JSON values)"""
 
@@ -196,8 +195,8 @@ class _Sobol:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.QMCSampler(scramble=True, seed=self._plan.seed_of("qmc"))
         study = optuna.create_study(sampler=sampler)
-        # The sampler learns its space from the first finished trial, and only from there on draws
-        # from the sequence: this dummy never reaches anybody.
+        # The sampler learns its space from the first finished trial and draws from the sequence only from there on:
+        # this dummy never reaches anybody.
         distributions = self._plan.distributions()
         lowest = {name: getattr(d, "low", 0) for name, d in distributions.items()}
         study.add_trial(optuna.trial.create_trial(params=lowest, distributions=distributions, value=0.0))
@@ -301,8 +300,8 @@ PRUNERS = {"none": lambda *_: (), "median": median_thresholds}
 class Search:
     """One tuning of one arm.
 
-    Trial n >= `startup` of a model-based sampler, and of any sampler with a stopping rule, is asked
-    with exactly trials 0..n-lag told; all others depend on nothing told and may be asked at once.
+    Trial n >= `startup` of a model-based sampler, and of any sampler with a stopping rule, is asked with exactly trials
+    0..n-lag told; all others depend on nothing told and may be asked at once.
     """
 
     def __init__(
@@ -335,6 +334,8 @@ class Search:
         self._lag = lag if self._sampler.model_based or pruner != "none" else None
         self._proposals: list[Proposal] = []
         self._told: dict[int, _Told] = {}
+        self._gapless, self._model = 0, list[_Told]()
+        """all before trial `gapless` are told; what the model was told of the first ones"""
 
     @property
     def asked(self) -> int:
@@ -357,7 +358,7 @@ class Search:
         if number >= self._plan.trials:
             return None
         visible = self._visible(number)
-        if any(earlier not in self._told for earlier in range(visible)):
+        if self._gapless < visible:
             return None
         with _quiet():
             params, attributes = self._propose(number, visible)
@@ -375,6 +376,8 @@ class Search:
         assert state is not State.COMPLETE or (value is not None and math.isfinite(value)), value
         assert state is not State.STOPPED or (curve and all(map(math.isfinite, curve))), curve
         self._told[number] = _Told(state, value, tuple(curve))
+        while self._gapless in self._told:
+            self._gapless += 1
 
     def restore(self, proposals: Sequence[Proposal]) -> None:
         """Takes up what an interrupted search had asked, in number order; then `tell` what has ended.
@@ -401,13 +404,14 @@ class Search:
         if number < len(self._plan.start):
             drawn, attributes = self._random.propose(number, (), ())
             return {**drawn, **self._plan.start[number]}, attributes
-        return self._sampler.propose(number, self._proposals, [self._for_model(n) for n in range(visible)])
+        self._model += [self._for_model(n) for n in range(len(self._model), visible)]
+        return self._sampler.propose(number, self._proposals, self._model)
 
     def _for_model(self, number: int) -> _Told:
         """What the model is told: a diverged trial is one that completed far below all others.
 
-        Looks at the trials told up to the ask at which `number` is told first, so that a restart,
-        which tells many at once, tells the same.
+        Looks at the trials told up to the ask at which `number` is told first, so that a restart, which tells many at
+        once, tells the same.
         """
         told = self._told[number]
         if told.state is not State.DIVERGED:
@@ -417,8 +421,7 @@ class Search:
         return _Told(State.COMPLETE, diverged_value([v for v in values if v is not None]), ())
 
     def _thresholds(self, visible: int) -> Thresholds:
-        told = (self._told[number] for number in range(visible))
-        curves = [t.curve for t in told if t.state is State.COMPLETE]
+        curves = [t.curve for n in range(visible) if (t := self._told[n]).state is State.COMPLETE]
         # A stop after the last epoch would save nothing and cost a result.
         thresholds = self._pruner(curves, *self._rule)[:-1]
         return () if all(entry is None for entry in thresholds) else (*thresholds, None)

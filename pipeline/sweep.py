@@ -1,23 +1,27 @@
 """The loop: ask → place → submit → events → ledger → tell, until every search is done.
 
-One transaction a turn; a result is in the ledger before anything depends on it. What was not committed when the
-driver died is computed again, to the same bits. Knows no Ray, no MLflow and no terminal.
+Two transactions a turn, one before trials are handed out and one with what has ended: a result is in the ledger
+before anything depends on it. What was not committed when the driver died is computed again, to the same bits. What a
+trial costs here does not depend on how many trials or workers there are. Knows no Ray, no MLflow and no terminal.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, deque
+from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .errors import SweepConflictError
 from .execution.base import Executor
 from .ledger.store import Holder, Ledger
-from .packing import place
+from .packed.structure import structure_of
+from .packing import Placement
 from .paths import WorkPaths, write_atomically
 from .records import (
+    ENDED,
     EpochReport,
     Event,
     Phase,
@@ -46,6 +50,8 @@ class Watch:
     running: int = 0
     reports: int = 0
     """epochs reported since the start"""
+    ended_at: list[float] = field(default_factory=list)
+    """when trials ended since the start, in order, Unix seconds"""
     last: str = ""
     """the newest thing worth a line"""
 
@@ -69,20 +75,21 @@ class Sweep:
         self.name, self.watch = name, Watch()
         self.stages = {(part.arm.id, part.replicate): part for part in stages}
         self._ledger, self._holder, self._executor, self._paths = ledger, holder, executor, paths
-        self._slots, self._allow_mixed, self._observe = slots, allow_mixed, observe
-        self._waiting: deque[TrialKey] = deque()
-        self._assigned: dict[str, set[TrialKey]] = {}
-        """live worker -> trials it has"""
+        self._allow_mixed, self._observe = allow_mixed, observe
+        self._placement = Placement(slots)
+        self._fingerprint: dict[str, str] | None = None
+        """of all workers, once the first is there"""
         self._losses: Counter[TrialKey] = Counter()
+        self._unfinished = {search for search, part in self.stages.items() if not part.finished}
         self._unasked = set(self.stages)
-        """searches that something happened to since they were last asked"""
+        """searches in which a trial has ended since they were last asked"""
         self._stop = False
         self._housekeeping_at = 0.0
 
     @property
     def finished(self) -> bool:
         """Whether every trial has ended."""
-        return all(part.finished for part in self.stages.values())
+        return not self._unfinished
 
     def records(self) -> list[TrialRecord]:
         """All trials so far, in key order."""
@@ -97,8 +104,7 @@ class Sweep:
         """Runs until finished (True) or stopped (False)."""
         self._take_up()
         while not self.finished:
-            self._ask()
-            self._hand_out()
+            self._hand_out(self._due())
             self._take(self._executor.poll(POLL_SECONDS))
             self._keep_house()
             self._observe(self)
@@ -110,27 +116,27 @@ class Sweep:
         """Trials that a former driver left running wait again."""
         open_trials = [r for r in self.records() if r.state in (State.WAITING, State.RUNNING)]
         self._save([replace(record, state=State.WAITING) for record in open_trials])
-        self._waiting.extend(record.key for record in open_trials)
+        self._wait(open_trials)
 
-    def _ask(self) -> None:
+    def _due(self) -> list[TrialRecord]:
+        """New trials of the searches in which something has ended."""
         due = [record for search in sorted(self._unasked) for record in self.stages[search].due()]
         self._unasked.clear()
-        if due:
-            self._ledger.save_trials(self.name, due)
-            self._waiting.extend(record.key for record in due)
+        return due
 
-    def _hand_out(self) -> None:
-        loads = {worker: [self._task(key).hyperparameters for key in keys] for worker, keys in self._assigned.items()}
-        if not self._waiting or not loads:
-            return
-        waiting = [(key, self._task(key).hyperparameters) for key in self._waiting]
-        handed = place(waiting, loads, self._slots)
+    def _wait(self, records: Iterable[TrialRecord]) -> None:
+        for record in records:
+            self._placement.wait(record.key, structure_of(self._task(record.key).hyperparameters))
+
+    def _hand_out(self, due: Sequence[TrialRecord]) -> None:
+        """Gives workers what waits, `due` last."""
+        self._wait(due)
+        handed = self._placement.place()
         taken = [self._record(key) for keys in handed.values() for key in keys]
-        self._save([replace(r, state=State.RUNNING, attempts=r.attempts + 1) for r in taken])
-        gone = {record.key for record in taken}
-        self._waiting = deque(key for key in self._waiting if key not in gone)
+        changed = {record.key: record for record in due}
+        changed |= {r.key: replace(r, state=State.RUNNING, attempts=r.attempts + 1) for r in taken}
+        self._save(list(changed.values()))
         for worker, keys in handed.items():
-            self._assigned[worker].update(keys)
             self._executor.submit(worker, [self._task(key) for key in keys])
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -146,18 +152,17 @@ class Sweep:
                 case WorkerLost():
                     ended += self._lose(event)
         self._save(ended)
-        self.watch.workers = len(self._assigned)
-        self.watch.running = sum(len(keys) for keys in self._assigned.values())
+        self.watch.workers, self.watch.running = self._placement.workers, self._placement.running
 
     def _end(self, event: TrialEnded) -> list[TrialRecord]:
         """The ended trial's record; nothing when it is another worker's by now."""
-        owner = next((worker for worker, keys in self._assigned.items() if event.key in keys), None)
+        owner = self._placement.end(event.key)
         if owner is None:
             return []
-        self._assigned[owner].discard(event.key)
         return [self._ended(event.key, replace(event.outcome, worker=owner))]
 
     def _ended(self, key: TrialKey, outcome: TrialOutcome) -> TrialRecord:
+        insort(self.watch.ended_at, outcome.ended_at)
         folder = self._paths.trial(self.name, key)
         for file, content in outcome.files.items():
             write_atomically(folder / file, content)
@@ -166,32 +171,35 @@ class Sweep:
 
     def _join(self, event: WorkerJoined) -> None:
         """Takes a worker whose numbers are those of the sweep's first one."""
-        known = self._sweep_fingerprint()
-        if known is None:
-            self._ledger.update_sweep(self.name, fingerprint=dict(event.fingerprint))
-        elif dict(known) != dict(event.fingerprint):
+        if self._fingerprint is None:
+            self._fingerprint = self._first_fingerprint(event.fingerprint)
+        if self._fingerprint != dict(event.fingerprint):
             if not self._allow_mixed:
-                raise SweepConflictError(_mixed(self.name, event, known))
+                raise SweepConflictError(_mixed(self.name, event, self._fingerprint))
             self._ledger.update_sweep(self.name, reproducible=False)
-        self._assigned[event.worker] = set()
+        self._placement.join(event.worker)
         self.watch.last = f"worker {event.worker} on {event.host} is ready"
 
-    def _sweep_fingerprint(self) -> Mapping[str, str] | None:
+    def _first_fingerprint(self, candidate: Mapping[str, str]) -> dict[str, str]:
+        """The one in the ledger; `candidate` where there is none yet."""
         found = self._ledger.sweep(self.name)
-        return found.fingerprint if found else None
+        if found is not None and found.fingerprint is not None:
+            return dict(found.fingerprint)
+        self._ledger.update_sweep(self.name, fingerprint=candidate)
+        return dict(candidate)
 
     def _lose(self, event: WorkerLost) -> list[TrialRecord]:
         """Its trials wait again, or have failed when that has happened too often."""
         self.watch.last = f"worker {event.worker} was lost: {event.reason}"
         records = []
-        for key in sorted(self._assigned.pop(event.worker, set())):
+        for key in self._placement.leave(event.worker):
             self._losses[key] += 1
             if self._losses[key] > LOSSES_ALLOWED:
                 cause = f"its worker was lost {self._losses[key]} times, at last: {event.reason}"
                 records.append(self._ended(key, TrialOutcome(State.FAILED, cause=cause, ended_at=time.time())))
             else:
                 records.append(replace(self._record(key), state=State.WAITING))
-                self._waiting.append(key)
+                self._wait(records[-1:])
         return records
 
     def _keep_house(self) -> None:
@@ -211,8 +219,12 @@ class Sweep:
         self._ledger.save_trials(self.name, records)
         for record in records:
             search = (record.key.arm, record.key.replicate)
-            self.stages[search].put(record)
-            self._unasked.add(search)
+            part = self.stages[search]
+            part.put(record)
+            if record.state in ENDED:
+                self._unasked.add(search)
+                if part.finished:
+                    self._unfinished.discard(search)
 
     def _record(self, key: TrialKey) -> TrialRecord:
         return self.stages[key.arm, key.replicate].records[key]

@@ -12,8 +12,9 @@ FOREIGN = ("VAE_SWEEP_", "MLFLOW_", "RAY_ADDRESS")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees where its caller keeps sweeps, runs or clusters."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees where its caller keeps sweeps, runs, clusters or measurements."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in list(os.environ):
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)

@@ -120,7 +120,9 @@ def drive(trainer: Trainer) -> tuple[dict[TrialKey, TrialOutcome], list[EpochRep
     return outcomes, reports, rounds
 
 
-def train_all(tasks: Sequence[TrialTask], slots: int, dataset: DataSet | None = None) -> dict[TrialKey, TrialOutcome]:
+def train_all(
+    tasks: Sequence[TrialTask], slots: int | None, dataset: DataSet | None = None
+) -> dict[TrialKey, TrialOutcome]:
     """Outcomes of `tasks`, trained at most `slots` at once, in the order given."""
     trainer = Trainer(dataset or tiny_dataset(), slots=slots, bank_seed=0)
     trainer.submit(tasks)

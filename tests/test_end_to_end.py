@@ -157,5 +157,7 @@ def test_ui_serves_the_runs(finished: tuple[Path, str], tmp_path: Path) -> None:
             assert b"<html" in answer.read().lower()
         assert f"small: http://127.0.0.1:{port}/#/experiments/" in (tmp_path / "log").read_text()
     finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) is not None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,13 +24,16 @@ from torch import Tensor
 
 from pipeline.config import HYPERPARAMETERS
 from pipeline.data.dataset import DataSet
+from pipeline.packed import tuning
 from pipeline.packed.device_data import DeviceData
 from pipeline.packed.draws import batch_order
 from pipeline.packed.exactness import packs_exactly
 from pipeline.packed.optimizers import OPTIMIZERS
-from pipeline.packed.structure import STRUCTURAL, structure_of
+from pipeline.packed.pack import Pack
+from pipeline.packed.structure import STRUCTURAL, Structure, structure_of
 from pipeline.packed.trainer import Trainer
-from pipeline.records import State, TrialKey, TrialOutcome, TrialTask, Value
+from pipeline.packed.tuning import WIDTHS
+from pipeline.records import Params, State, TrialKey, TrialOutcome, TrialTask, Value
 from pipeline.vae.likelihoods import LIKELIHOODS
 from pipeline.vae.model import Terms, build_vae, standard_normal_bank
 from pipeline.vae.objectives import OBJECTIVES, elbo
@@ -363,3 +368,48 @@ def test_only_the_trial_that_cannot_start_fails(place: int, slots: int) -> None:
     bad = found[tasks[place].key]
     assert (bad.state, bad.cause, bad.epochs) == (State.FAILED, "ValueError: math domain error", 0)
     assert_same(found, alone([t for i, t in enumerate(tasks) if i != place]))
+
+
+# ------------------------------------------------------------------------------------------- slots
+
+
+def test_automatic_slots_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tasks = [task(number) for number in range(12)]
+    alone = train_all(tasks, slots=1)
+    automatic = train_all(tasks, slots=None)
+    assert {key: numbers(outcome) for key, outcome in automatic.items()} == {k: numbers(o) for k, o in alone.items()}
+    kept = json.loads((tmp_path / "vae-sweep" / "slots.json").read_text())
+    assert len(kept) == 1 and set(kept.values()) <= set(WIDTHS)
+    (tmp_path / "vae-sweep" / "slots.json").write_text("damaged")
+    again = train_all(tasks, slots=None)
+    assert numbers(again[tasks[3].key]) == numbers(alone[tasks[3].key])
+
+
+def test_out_of_memory_halves_the_pack_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [task(number) for number in range(9)]
+    alone, train_epoch = train_all(tasks, slots=1), Pack.train_epoch
+
+    def too_little(pack: Pack) -> None:
+        if len(pack.slots) > 2:
+            raise MemoryError
+        train_epoch(pack)
+
+    monkeypatch.setattr(Pack, "train_epoch", too_little)
+    halved = train_all(tasks, slots=8)
+    assert {key: numbers(outcome) for key, outcome in halved.items()} == {k: numbers(o) for k, o in alone.items()}
+    assert {outcome.largest_pack for outcome in halved.values()} == {2, 1}
+
+
+def test_a_width_that_does_not_fit_in_memory_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured = tuning._slot_step_seconds
+
+    def too_little(structure: Structure, data: DeviceData, sample: Params, width: int) -> float:
+        if width > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return measured(structure, data, sample, width)
+
+    monkeypatch.setattr(tuning, "_slot_step_seconds", too_little)
+    outcomes = train_all([task(number) for number in range(9)], slots=None)
+    assert max(outcome.largest_pack for outcome in outcomes.values()) <= 4

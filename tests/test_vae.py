@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Binomial, Distribution, Normal, kl_divergence
 from torch.nn import functional
 

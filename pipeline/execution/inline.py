@@ -19,7 +19,7 @@ from .environment import fingerprint, prepare_process
 class InlineExecutor:
     """Trains one round of each worker per poll."""
 
-    def __init__(self, dataset: DataSet, *, workers: int, slots: int, bank_seed: int) -> None:
+    def __init__(self, dataset: DataSet, *, workers: int, slots: int | None, bank_seed: int) -> None:
         prepare_process()
         self._trainers = {f"inline-{i}": Trainer(dataset, slots=slots, bank_seed=bank_seed) for i in range(workers)}
         self._news: list[Event] = [

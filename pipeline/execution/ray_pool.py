@@ -35,7 +35,7 @@ LOSSES_IN_A_ROW = 5
 class TrainerActor:
     """Runs inside a Ray worker process."""
 
-    def __init__(self, dataset: DataSet, slots: int, bank_seed: int, device: str) -> None:
+    def __init__(self, dataset: DataSet, slots: int | None, bank_seed: int, device: str) -> None:
         from .environment import fingerprint, prepare_process
 
         prepare_process()  # before torch is imported
@@ -71,7 +71,7 @@ class RayPool:
     """Workers on a Ray cluster: a local one started here, or the one at `address`."""
 
     def __init__(
-        self, dataset: DataSet, *, workers: int, slots: int, bank_seed: int, address: str | None = None
+        self, dataset: DataSet, *, workers: int, slots: int | None, bank_seed: int, address: str | None = None
     ) -> None:
         self._owns_cluster = not ray.is_initialized()
         if self._owns_cluster:

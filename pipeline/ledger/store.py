@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -351,13 +352,8 @@ class Ledger:
                 yield connection
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-        statement = insert(table)
-        others = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
-        keys = [column.name for column in table.primary_key]
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), rows)
+        if rows:
+            connection.execute(_upsertion(connection.dialect.name, table), rows)
 
     def _mark(self, sweep: str, target: str, run_ids: Mapping[str, str | None], state: str) -> None:
         now = time.time()
@@ -369,6 +365,15 @@ class Ledger:
 
 def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[Row]:
     return [row._asdict() for row in connection.execute(query)]
+
+
+@cache
+def _upsertion(dialect: str, table: sa.Table) -> sa.Insert:
+    """The statement that writes rows over those of the same key; to build it takes longer than to run it."""
+    statement = (postgresql_insert if dialect == "postgresql" else sqlite_insert)(table)
+    others = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
+    keys = [column.name for column in table.primary_key]
+    return statement.on_conflict_do_update(index_elements=keys, set_=others)
 
 
 def _stored(connection: sa.Connection, sweep: str, keys: Sequence[str]) -> dict[str, Row]:

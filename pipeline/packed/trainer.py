@@ -20,14 +20,17 @@ from .finish import failed_outcome, finish_slots
 from .pack import Pack
 from .slots import Slot
 from .structure import Structure, structure_of
+from .tuning import best_width, most_slots
 
 
 class Trainer:
-    """Trains what it is given, at most `slots` trials at once."""
+    """Trains what it is given, at most `slots` trials at once (None: as many as pay, by measurement)."""
 
-    def __init__(self, dataset: DataSet, *, slots: int, bank_seed: int, device: str = "cpu") -> None:
-        self._dataset, self._slots, self._bank_seed = dataset, slots, bank_seed
+    def __init__(self, dataset: DataSet, *, slots: int | None, bank_seed: int, device: str = "cpu") -> None:
+        self._dataset, self._bank_seed = dataset, bank_seed
         self._device = torch.device(device)
+        self._automatic = slots is None
+        self._slots = most_slots(self._device) if slots is None else slots
         self._queue: deque[TrialTask] = deque()
         self._alone: set[TrialKey] = set()
         self._packs: dict[Structure, Pack] = {}
@@ -95,11 +98,14 @@ class Trainer:
         if any(task.key in self._alone for task in members):
             return 1
         if structure not in self._width:
+            data, sample = self._device_data(structure), members[0].hyperparameters
             try:
-                exact = packs_exactly(structure, self._device_data(structure), members[0].hyperparameters)
+                width = self._slots if packs_exactly(structure, data, sample) else 1
+                if width > 1 and self._automatic:
+                    width = best_width(structure, data, sample)
             except Exception:  # that trial will raise again when it is trained, and be blamed then
                 return 1
-            self._width[structure] = self._slots if exact else 1
+            self._width[structure] = width
         return self._width[structure]
 
     def _train(self, structure: Structure, pack: Pack) -> Sequence[EpochReport | TrialEnded]:
@@ -114,6 +120,10 @@ class Trainer:
             outcomes = finish_slots(pack, ended)
         except Exception as error:  # the model's or the user's code raised: the trial's fault, not ours
             del self._packs[structure]
+            if _out_of_memory(error) and len(pack.slots) > 1:
+                self._width[structure] = len(pack.slots) // 2
+                self._queue.extendleft(slot.task for slot in reversed(pack.slots))
+                return []
             return self._blame(pack.slots, error)
         return [*reports, *(TrialEnded(slot.task.key, end) for slot, end in zip(ended, outcomes, strict=True))]
 
@@ -137,3 +147,8 @@ class Trainer:
                 bank_seed=self._bank_seed,
             )
         return self._data[key]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has an exception of its own for a GPU only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
