@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test lint test-slow clean
+.PHONY: sweep test test-slow lint bench bench-quick clean
 
 ## the main job: a small sweep on the bundled digits, no server needed
 sweep: $(VENV)/run.stamp
@@ -17,9 +17,17 @@ test: $(VENV)/dev.stamp
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
+## ours against the tools people use today; about an hour on two quiet cores
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.run
+
+## the same in minutes; not for quoting
+bench-quick: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.run --quick
+
 lint: $(VENV)/dev.stamp
-	$(BIN)/ruff format --check pipeline tests
-	$(BIN)/ruff check pipeline tests
+	$(BIN)/ruff format --check pipeline tests benchmarks
+	$(BIN)/ruff check pipeline tests benchmarks
 	$(BIN)/mypy
 
 $(VENV)/bin/pip:

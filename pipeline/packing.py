@@ -1,6 +1,6 @@
 """Which worker a trial goes to: workers first, slots second, trials of one structure side by side.
 
-Placement can change no number, only speed. What a change costs does not depend on how many trials or workers there
+Placement can change no number, only speed. What a trial costs here does not depend on how many trials or workers there
 are. Knows no executor and no record; it works on keys.
 """
 
