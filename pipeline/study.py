@@ -4,7 +4,6 @@ What is proposed for trial n is a pure function of (seed, replicate, n, results 
 of workers, nor the order in which trials end, nor a restart can change it. For that, results are buffered and told to
 the model in number order, only when the ask that needs them comes. Everything is maximised. Knows no arm (equal spaces
 get equal draws), no ledger, no worker.
-
 Optuna is imported inside the functions that use it (0.5 s): SAMPLERS and PRUNERS are free to read.
 
 - TPE: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011

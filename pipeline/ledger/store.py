@@ -1,8 +1,7 @@
 """The ledger: what has happened in every sweep of a database. The truth that all else is fed from.
 
-The only file importing SQLAlchemy (Core, no ORM). Tables: `sweeps`, `trials`, `deliveries`, `lease`, and one
-row in `ledger_version`. SQLite runs in WAL mode, so readers never wait for the writer; PostgreSQL is a URL
-away. Knows no study, no Optuna and no tracker; a row's content is ledger_schema.py's.
+The only file importing SQLAlchemy (Core, no ORM). Tables: `sweeps`, `trials`, `deliveries`, `lease`, and one row in
+`ledger_version`. SQLite runs in WAL mode. Knows no study, no Optuna and no tracker; a row's content is schema.py's.
 """
 
 from __future__ import annotations
