@@ -33,8 +33,8 @@ CASES = (
     Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 1, 0.98),
     Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 16, 0.98),
 )
-"""Sizes fixed here, so that the figures do not depend on what `--slots auto` finds; where packing gains nothing, one slot
-must not lose either."""
+"""Sizes fixed here, so that the figures do not depend on what `--slots auto` finds. Where packing gains nothing, one
+slot must not lose either."""
 
 
 def serve(connection: Connection, data: Path, shape: Shape, slots: int) -> None:
