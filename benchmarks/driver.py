@@ -126,6 +126,10 @@ class TimedExecutor:
         self._executor, self._clock = executor, clock
         self._submitted: list[tuple[str, Sequence[TrialTask]]] = []
 
+    @property
+    def workers(self) -> int:
+        return self._executor.workers
+
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         self._submitted.append((worker, tasks))
 

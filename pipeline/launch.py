@@ -14,7 +14,7 @@ import time
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -133,12 +133,14 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet:
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
             ledger.update_sweep(study.name, status="running", stop_requested=False)
-            delivery = _start_delivery(study.name, where)
-            finished = _drive(study, dataset, ledger, holder, where, progress)
-            now = time.time()
-            ledger.update_sweep(
-                study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
-            )
+            with _workers(study, dataset, where, progress) as executor:
+                # Not earlier: loading MLflow would hold up the start of the workers.
+                delivery = _start_delivery(study.name, where)
+                finished = _drive(study, executor, ledger, holder, where, progress)
+                now = time.time()
+                ledger.update_sweep(  # before the workers end, which takes a second: delivery waits for it
+                    study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
+                )
         finally:
             ledger.release_lease(study.name, "driver", holder)
         lost = _await_delivery(study.name, delivery, ledger, where, progress)
@@ -183,10 +185,18 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
     return RayPool(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed, address=where.address)
 
 
-def _drive(study: Study, dataset: DataSet, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
+@contextmanager
+def _workers(study: Study, dataset: DataSet, where: Where, progress: Progress) -> Iterator[Executor]:
     kind = "Ray" if where.executor == "ray" else where.executor
     progress.message(f"starting {where.workers} {kind} worker{'s' if where.workers > 1 else ''}")
     executor = make_executor(dataset, study, where)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def _drive(study: Study, executor: Executor, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
     try:
         sweep = Sweep(
             name=study.name,
@@ -203,7 +213,6 @@ def _drive(study: Study, dataset: DataSet, ledger: Ledger, holder: Holder, where
             return sweep.run()
     finally:
         progress.close()
-        executor.close()
 
 
 def _stages(study: Study, ledger: Ledger) -> list[Stages]:
@@ -279,9 +288,12 @@ class Observer:
             seconds_left=time_left(times, remaining=left, started_at=self._began, now=now),
             workers=watch.workers,
             slots_busy=min(watch.running, watch.workers * self._where.most_slots),
-            slots=watch.workers * self._where.most_slots,
+            slots=watch.workers * self._where.slots if self._where.slots else None,
             phases={phase: (done[phase], expected[phase]) for phase in Phase if expected[phase]},
             epochs=watch.reports,
+            epochs_per_second=watch.workers * watch.reports / watch.use.seconds if watch.use.seconds else 0.0,
+            occupancy=watch.use.occupancy,
+            step_share=watch.use.step_share,
             note="" if watch.workers else "waiting for workers",
         )
 
@@ -356,7 +368,8 @@ def _await_delivery(
         if left and _says_away(where.paths.delivery_log(name)):
             process.terminate()
             return "MLflow is away"
-        time.sleep(0.2)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
     if process.poll() not in (0, None):
         lines = where.paths.delivery_log(name).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"the delivery ended with exit code {process.returncode}"

@@ -36,7 +36,7 @@ class Placement:
         self._capacity = slots + slots // BACKLOG_SHARE
         self._waiting: dict[Structure, deque[tuple[int, TrialKey]]] = {}
         """structure -> (order of arrival, trial)"""
-        self._arrived = 0
+        self._arrived = self._unplaced = 0
         self._loads: dict[str, _Load] = {}
         self._owners: dict[TrialKey, str] = {}
         self._even: defaultdict[int, dict[str, None]] = defaultdict(dict)
@@ -58,6 +58,7 @@ class Placement:
         """A trial needs a worker."""
         self._waiting.setdefault(structure, deque()).append((self._arrived, key))
         self._arrived += 1
+        self._unplaced += 1
 
     def join(self, worker: str) -> None:
         """A worker is there, without trials."""
@@ -85,25 +86,29 @@ class Placement:
             self._file(worker)
         return worker
 
-    def place(self) -> dict[str, list[TrialKey]]:
+    def place(self, among: int = 0) -> dict[str, list[TrialKey]]:
         """Worker -> waiting trials that it has from now on; trials beyond all capacity stay waiting.
 
-        First come first, but those of one structure behind the first of them.
+        First come first, but those of one structure behind the first of them. `among`: workers that are live or on
+        their way, so that the first to join does not get what is the others' share.
         """
+        share = -(-(self._unplaced + len(self._owners)) // max(among, len(self._loads), 1))
+        limit = min(self._capacity, share)
         handed: dict[str, list[TrialKey]] = {}
         for structure in sorted(self._waiting, key=lambda structure: self._waiting[structure][0]):
             queue = self._waiting[structure]
-            while queue and (worker := self._best(structure)) is not None:
+            while queue and (worker := self._best(structure, limit)) is not None:
                 _, key = queue.popleft()
+                self._unplaced -= 1
                 self._give(worker, key, structure)
                 handed.setdefault(worker, []).append(key)
             if not queue:
                 del self._waiting[structure]
         return handed
 
-    def _best(self, structure: Structure) -> str | None:
-        """The least loaded worker, of several one with most trials of the structure; None when all are full."""
-        load = next((load for load in range(self._capacity) if load in self._even), None)
+    def _best(self, structure: Structure, limit: int) -> str | None:
+        """The least loaded worker, of several one with most trials of the structure; None when all have `limit`."""
+        load = next((load for load in range(limit) if load in self._even), None)
         if load is None:
             return None
         alike = (self._alike.get((load, structure, same)) for same in range(load, 0, -1))

@@ -180,7 +180,39 @@ class WorkerLost:
     reason: str
 
 
-Event = EpochReport | TrialEnded | WorkerJoined | WorkerLost
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What a worker's time went into since its last such report. Sums, so reports can be added up."""
+
+    seconds: float = 0.0
+    """wall time, waiting for work included"""
+    step_seconds: float = 0.0
+    """of it in training steps; the rest is evaluation, pictures, refilling and waiting"""
+    slot_seconds: float = 0.0
+    """occupied slots times seconds"""
+    capacity_seconds: float = 0.0
+    """slots that could have been occupied times seconds"""
+
+    def __add__(self, other: WorkerUse) -> WorkerUse:
+        return WorkerUse(
+            self.seconds + other.seconds,
+            self.step_seconds + other.step_seconds,
+            self.slot_seconds + other.slot_seconds,
+            self.capacity_seconds + other.capacity_seconds,
+        )
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the slots that were occupied."""
+        return self.slot_seconds / self.capacity_seconds if self.capacity_seconds else 0.0
+
+    @property
+    def step_share(self) -> float:
+        """Share of the time spent in training steps."""
+        return self.step_seconds / self.seconds if self.seconds else 0.0
+
+
+Event = EpochReport | TrialEnded | WorkerJoined | WorkerLost | WorkerUse
 """What an executor tells the driver."""
 
 

@@ -55,6 +55,11 @@ class Stages:
         """Whether every trial of all phases has ended."""
         return self._ended(Phase.REPEAT) == self._study.confirm.repeats
 
+    @property
+    def ended(self) -> int:
+        """Trials of all phases that have ended."""
+        return sum(self._ended(phase) for phase in Phase)
+
     def expected(self) -> dict[Phase, int]:
         """Trials by phase: as planned, or as it came once the shortlist is known."""
         counts = {phase: self._known(phase) for phase in Phase}

@@ -33,6 +33,7 @@ from .records import (
     TrialTask,
     WorkerJoined,
     WorkerLost,
+    WorkerUse,
 )
 from .stages import Stages
 
@@ -52,6 +53,10 @@ class Watch:
     """epochs reported since the start"""
     ended_at: list[float] = field(default_factory=list)
     """when trials ended since the start, in order, Unix seconds"""
+    use: WorkerUse = field(default_factory=WorkerUse)
+    """all workers' time since the start"""
+    steady_use: WorkerUse = field(default_factory=WorkerUse)
+    """the part of it in which every worker was there and enough trials were left for twice its slots"""
     last: str = ""
     """the newest thing worth a line"""
 
@@ -76,14 +81,14 @@ class Sweep:
         self.stages = {(part.arm.id, part.replicate): part for part in stages}
         self._ledger, self._holder, self._executor, self._paths = ledger, holder, executor, paths
         self._allow_mixed, self._observe = allow_mixed, observe
-        self._placement = Placement(slots)
+        self._placement, self._slots = Placement(slots), slots
         self._fingerprint: dict[str, str] | None = None
         """of all workers, once the first is there"""
         self._losses: Counter[TrialKey] = Counter()
         self._unfinished = {search for search, part in self.stages.items() if not part.finished}
         self._unasked = set(self.stages)
         """searches in which a trial has ended since they were last asked"""
-        self._stop = False
+        self._stop = self._steady = False
         self._housekeeping_at = 0.0
 
     @property
@@ -131,7 +136,7 @@ class Sweep:
     def _hand_out(self, due: Sequence[TrialRecord]) -> None:
         """Gives workers what waits, `due` last."""
         self._wait(due)
-        handed = self._placement.place()
+        handed = self._placement.place(self._executor.workers)
         taken = [self._record(key) for keys in handed.values() for key in keys]
         changed = {record.key: record for record in due}
         changed |= {r.key: replace(r, state=State.RUNNING, attempts=r.attempts + 1) for r in taken}
@@ -145,6 +150,9 @@ class Sweep:
             match event:
                 case EpochReport():
                     self.watch.reports += 1
+                case WorkerUse():
+                    self.watch.use += event
+                    self.watch.steady_use += event if self._steady else WorkerUse()
                 case TrialEnded():
                     ended += self._end(event)
                 case WorkerJoined():
@@ -208,6 +216,9 @@ class Sweep:
             return
         self._housekeeping_at = now
         self._ledger.heartbeat(self.name, "driver", self._holder, now)
+        left = sum(sum(part.expected().values()) - part.ended for part in self.stages.values())
+        workers = self._executor.workers
+        self._steady = self._placement.workers >= workers and left >= 2 * workers * self._slots
         found = self._ledger.sweep(self.name)
         if found is None or found.stop_requested:
             self.stop()

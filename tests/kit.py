@@ -115,7 +115,7 @@ def drive(trainer: Trainer) -> tuple[dict[TrialKey, TrialOutcome], list[EpochRep
             if isinstance(event, TrialEnded):
                 assert event.key not in outcomes, f"{event.key} ended twice"
                 outcomes[event.key] = event.outcome
-            else:
+            elif isinstance(event, EpochReport):
                 reports.append(event)
     return outcomes, reports, rounds
 

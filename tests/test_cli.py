@@ -31,7 +31,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         assert verb in done.stdout
     heavy = {"torch", "ray", "optuna", "sklearn", "mlflow", "sqlalchemy", "scipy", "numpy", "pydantic"}
     code = "import sys; sys.argv = ['vae-sweep', '--help']; import pipeline.cli as c\n"
-    code += "try:\n    c.main()\nexcept SystemExit: pass\n"
+    code += "try:\n    c.app()\nexcept SystemExit: pass\n"
     code += f"print('HEAVY', sorted(set(sys.modules) & {heavy!r}))"
     assert "HEAVY []" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
 

@@ -10,6 +10,7 @@ import json
 import math
 import random
 import re
+import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +31,10 @@ from pipeline.packed.draws import batch_order
 from pipeline.packed.exactness import packs_exactly
 from pipeline.packed.optimizers import OPTIMIZERS
 from pipeline.packed.pack import Pack
-from pipeline.packed.structure import STRUCTURAL, Structure, structure_of
+from pipeline.packed.structure import STRUCTURAL, structure_of
 from pipeline.packed.trainer import Trainer
 from pipeline.packed.tuning import WIDTHS
-from pipeline.records import Params, State, TrialKey, TrialOutcome, TrialTask, Value
+from pipeline.records import State, TrialEnded, TrialKey, TrialOutcome, TrialTask, Value, WorkerUse
 from pipeline.vae.likelihoods import LIKELIHOODS
 from pipeline.vae.model import Terms, build_vae, standard_normal_bank
 from pipeline.vae.objectives import OBJECTIVES, elbo
@@ -170,7 +171,7 @@ def test_handing_trials_over_late_changes_nothing() -> None:
     while waiting or trainer.busy:
         trainer.submit(waiting[:2])
         waiting = waiting[2:]
-        found |= {event.key: event.outcome for event in trainer.advance(0.0) if hasattr(event, "outcome")}
+        found |= {event.key: event.outcome for event in trainer.advance(0.0) if isinstance(event, TrialEnded)}
     assert widest(found) == 4
     assert_same(found, alone(tasks))
 
@@ -218,6 +219,21 @@ def test_freed_slots_are_refilled_at_once_and_every_epoch_is_reported() -> None:
         assert len(outcome.epoch_times) == outcome.epochs
         assert outcome.started_at <= outcome.epoch_times[0] <= outcome.ended_at
         assert outcome.worker_seconds > 0
+
+
+def test_a_worker_says_what_its_time_went_into() -> None:
+    trainer = Trainer(tiny_dataset(), slots=4, bank_seed=0)
+    trainer.submit([task(i, epochs=3) for i in range(4)])
+    began = time.perf_counter()
+    full = sum((e for e in trainer.advance(0.0) if isinstance(e, WorkerUse)), WorkerUse())
+    assert 0 < full.step_seconds < full.seconds <= time.perf_counter() - began + 1
+    while trainer.busy:
+        trainer.advance(0.0)
+    time.sleep(0.2)  # no work: its slots were free
+    trainer.submit([task(9, epochs=1)])
+    idle = sum((e for e in trainer.advance(0.0) if isinstance(e, WorkerUse)), WorkerUse())
+    assert idle.seconds >= 0.2 and idle.occupancy < 0.25 and idle.capacity_seconds == pytest.approx(4 * idle.seconds)
+    assert full.slot_seconds <= full.capacity_seconds and full.occupancy > idle.occupancy
 
 
 def test_advance_trains_until_its_time_is_up() -> None:
@@ -405,10 +421,10 @@ def test_a_width_that_does_not_fit_in_memory_is_not_taken(monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     measured = tuning._slot_step_seconds
 
-    def too_little(structure: Structure, data: DeviceData, sample: Params, width: int) -> float:
-        if width > 4:
+    def too_little(pack: Pack) -> float:
+        if len(pack.slots) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return measured(structure, data, sample, width)
+        return measured(pack)
 
     monkeypatch.setattr(tuning, "_slot_step_seconds", too_little)
     outcomes = train_all([task(number) for number in range(9)], slots=None)

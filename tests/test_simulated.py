@@ -209,6 +209,21 @@ def test_workers_first_slots_second_one_structure_side_by_side() -> None:
     assert (placement.workers, placement.running) == (2, 12)
 
 
+def test_the_first_worker_to_join_leaves_the_others_their_share() -> None:
+    placement = Placement(slots=32)
+    keys = [TrialKey("arm", 0, Phase.SEARCH, number) for number in range(24)]
+    for key in keys:
+        placement.wait(key, STRUCTURES[0])
+    placement.join("a")
+    assert placement.place(among=2) == {"a": keys[:12]} and placement.place(among=2) == {}
+    placement.join("b")
+    assert placement.place(among=2) == {"b": keys[12:]}
+    assert placement.leave("b") == keys[12:]
+    for key in keys[12:]:
+        placement.wait(key, STRUCTURES[0])
+    assert placement.place(among=1) == {"a": keys[12:]}, "nobody else is on the way"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_places_as_a_look_at_all_workers_would(seed: int) -> None:
     draw = random.Random(seed)

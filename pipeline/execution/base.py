@@ -15,6 +15,10 @@ class Executor(Protocol):
     to hand out again. Every trial that was submitted to a live worker ends in exactly one `TrialEnded`.
     """
 
+    @property
+    def workers(self) -> int:
+        """Workers that are there or on their way."""
+
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Hands trials to a worker that has joined. May be more than its slots; never blocks."""
 

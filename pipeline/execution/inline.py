@@ -26,6 +26,11 @@ class InlineExecutor:
             WorkerJoined(name, socket.gethostname(), fingerprint("cpu")) for name in self._trainers
         ]
 
+    @property
+    def workers(self) -> int:
+        """As many as were asked for."""
+        return len(self._trainers)
+
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Queues trials at a worker."""
         self._trainers[worker].submit(tasks)

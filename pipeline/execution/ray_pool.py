@@ -90,6 +90,11 @@ class RayPool:
         for _ in range(self._wanted):
             self._start_worker()
 
+    @property
+    def workers(self) -> int:
+        """As many as were asked for and the cluster has room for; a lost one is replaced."""
+        return self._wanted
+
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Hands trials to an actor; they travel with its next round."""
         state = self._workers[worker]

@@ -112,10 +112,16 @@ class SimulatedExecutor:
         self._agenda: list[tuple[float, int, Callable[[], Sequence[Event]]]] = []
         """(when, tie-break, what happens then)"""
         self._planned = self._started = 0
+        self._wanted = workers
         self.now = 0.0
         """virtual seconds"""
         for _ in range(workers):
             self._start_worker(0.0)
+
+    @property
+    def workers(self) -> int:
+        """As many as were asked for; a lost one is replaced."""
+        return self._wanted
 
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Queues trials at a worker."""

@@ -45,6 +45,8 @@ class Pack:
     def __init__(self, structure: Structure, data: DeviceData) -> None:
         self.structure, self.data = structure, data
         self.slots: list[Slot] = []
+        self.step_seconds = 0.0
+        """wall time spent in training steps so far"""
         self.stack = Stack(self._fresh_model())
         self._optimizer = OPTIMIZERS[structure.optimizer]
         self.rows_MP = self._buffer(0)
@@ -81,8 +83,9 @@ class Pack:
 
     def train_epoch(self) -> None:
         """One epoch of every slot, its evaluation, and the decision who ends here."""
-        began = time.process_time()
+        began, stepping = time.process_time(), time.perf_counter()
         train_elbo_M = self.train_steps()
+        self.step_seconds += time.perf_counter() - stepping
         self._record_epoch(train_elbo_M)
         share = (time.process_time() - began) / len(self.slots)
         for slot in self.slots:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from ..data.dataset import DataSet
-from ..records import EpochReport, State, TrialEnded, TrialKey, TrialTask
+from ..records import EpochReport, State, TrialEnded, TrialKey, TrialTask, WorkerUse
 from .device_data import DeviceData
 from .exactness import packs_exactly
 from .finish import failed_outcome, finish_slots
@@ -36,6 +36,7 @@ class Trainer:
         self._packs: dict[Structure, Pack] = {}
         self._width: dict[Structure, int] = {}
         self._data: dict[tuple[str, torch.dtype], DeviceData] = {}
+        self._use, self._used_until = WorkerUse(), time.perf_counter()
 
     def submit(self, tasks: Sequence[TrialTask]) -> None:
         """Queues trials."""
@@ -46,17 +47,36 @@ class Trainer:
         """Whether anything is queued or training."""
         return bool(self._queue or self._packs)
 
-    def advance(self, seconds: float) -> list[EpochReport | TrialEnded]:
-        """Trains whole epochs for about `seconds`, at least one where there is work, and says what happened."""
+    def advance(self, seconds: float) -> list[EpochReport | TrialEnded | WorkerUse]:
+        """Trains whole epochs for about `seconds`, at least one where there is work, and says what happened.
+
+        Last comes what the time since the last such call with work went into.
+        """
         deadline = time.monotonic() + seconds
-        events: list[EpochReport | TrialEnded] = []
+        events: list[EpochReport | TrialEnded | WorkerUse] = []
+        self._account(0)
         while self.busy:
             events += self._admit()
+            occupied = sum(len(pack.slots) for pack in self._packs.values())
             for structure, pack in list(self._packs.items()):
+                before = pack.step_seconds
                 events += self._train(structure, pack)
+                self._use += WorkerUse(step_seconds=pack.step_seconds - before)
+            self._account(occupied)
             if time.monotonic() >= deadline:
                 break
+        if events:
+            events.append(self._use)
+            self._use = WorkerUse()
         return events
+
+    def _account(self, occupied: int) -> None:
+        """Books the time since the last call with so many slots occupied."""
+        now = time.perf_counter()
+        seconds, self._used_until = now - self._used_until, now
+        packs = self._packs.keys()
+        capacity = max(min(self._slots, sum(self._width.get(s, 1) for s in packs) or self._slots), occupied)
+        self._use += WorkerUse(seconds, 0.0, occupied * seconds, capacity * seconds)
 
     def _admit(self) -> list[TrialEnded]:
         """Fills free slots from the queue in order; a trial whose pack is full waits for it."""

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +26,10 @@ WIDTHS = (1, 2, 4, 8, 16, 32)
 """slots tried on a CPU, few first"""
 GPU_WIDTHS = (1, 8, 32, 128, 512)
 STEPS = 3
+ROUNDS = 5
+"""how often each width is measured, in turn with the others: the best counts, as the machine may be busy"""
 BUDGET_SECONDS = 2.0
-"""no wider pack is tried when the next one would take longer than this"""
+"""no wider pack is tried when the next one would take longer than this, and no round begun when all have"""
 WORTH = 0.97
 """a wider pack must take less than this share of a narrower one's time for a slot-step"""
 
@@ -47,20 +50,36 @@ def best_width(structure: Structure, data: DeviceData, sample: Params) -> int:
 
 
 def _measure(structure: Structure, data: DeviceData, sample: Params) -> int:
-    best, best_seconds = 1, float("inf")
+    packs: dict[int, Pack] = {}
+    seconds: dict[int, float] = {}
+    began = time.perf_counter()
     for width in GPU_WIDTHS if data.device.type == "cuda" else WIDTHS:
         try:
-            seconds = _slot_step_seconds(structure, data, sample, width)
+            packs[width] = _sample_pack(structure, data, sample, width)
+            seconds[width] = _slot_step_seconds(packs[width])
         except (MemoryError, RuntimeError):  # too little memory: torch has no exception of its own for the CPU
+            packs.pop(width, None)
             break
-        if seconds < best_seconds * WORTH:
-            best, best_seconds = width, seconds
-        if seconds * 2 * width * 2 * STEPS > BUDGET_SECONDS:
+        if seconds[width] * 2 * width * STEPS > BUDGET_SECONDS:
             break
+    for _ in range(ROUNDS - 1):
+        if time.perf_counter() - began > BUDGET_SECONDS:
+            break
+        for width, pack in packs.items():
+            seconds[width] = min(seconds[width], _slot_step_seconds(pack))
+    return _cheapest(seconds)
+
+
+def _cheapest(seconds: Mapping[int, float]) -> int:
+    """The width with the cheapest slot-step; of those that differ too little the narrowest."""
+    best = 1
+    for width in sorted(seconds):
+        if seconds[width] < seconds[best] * WORTH:
+            best = width
     return best
 
 
-def _slot_step_seconds(structure: Structure, data: DeviceData, sample: Params, width: int) -> float:
+def _sample_pack(structure: Structure, data: DeviceData, sample: Params, width: int) -> Pack:
     pack = Pack(structure, data)
     pack.resettle(
         [
@@ -68,14 +87,15 @@ def _slot_step_seconds(structure: Structure, data: DeviceData, sample: Params, w
             for i in range(width)
         ]
     )
-    pack.train_steps(limit=1)
-    runs = []
-    for _ in range(2):
-        began = time.process_time() if data.device.type == "cpu" else time.perf_counter()
-        pack.train_steps(limit=STEPS)
-        ended = time.process_time() if data.device.type == "cpu" else time.perf_counter()
-        runs.append(ended - began)
-    return min(runs) / (width * STEPS)
+    pack.train_steps(limit=1)  # the first step is not like the others
+    return pack
+
+
+def _slot_step_seconds(pack: Pack) -> float:
+    clock = time.process_time if pack.data.device.type == "cpu" else time.perf_counter
+    began = clock()
+    pack.train_steps(limit=STEPS)
+    return (clock() - began) / (len(pack.slots) * STEPS)
 
 
 def _key(structure: Structure, data: DeviceData) -> str:

@@ -73,6 +73,12 @@ class ProgressSnapshot:
     """phase -> trials ended, trials in all"""
     epochs: int = 0
     """epochs reported since this command began"""
+    epochs_per_second: float = 0.0
+    """of all trials together, since the first worker was there"""
+    occupancy: float = 0.0
+    """share of the workers' slots that were occupied; 0: not known"""
+    step_share: float = 0.0
+    """share of the workers' time spent in training steps"""
     delivered: int | None = None
     """trials the tracker has got; None: there is no tracker"""
     note: str = ""
@@ -222,10 +228,21 @@ def _losses(snapshot: ProgressSnapshot) -> list[str]:
 
 def _pace(snapshot: ProgressSnapshot) -> list[str]:
     if snapshot.done >= snapshot.total:
-        return [f"took {duration(snapshot.elapsed_seconds)}"]
+        return [f"took {duration(snapshot.elapsed_seconds)}", *_use(snapshot)]
     left = "" if snapshot.seconds_left is None else f"{duration(snapshot.seconds_left)} left"
     rate = f"{snapshot.trials_per_minute:.3g} trials/min" if snapshot.trials_per_minute > 0 else ""
     return [part for part in (rate, left) if part]
+
+
+def _use(snapshot: ProgressSnapshot) -> list[str]:
+    """How well the workers were used: `238 epochs/s`, `slots 96% occupied`, `91% of the time in training steps`."""
+    if not snapshot.occupancy:
+        return []
+    return [
+        f"{snapshot.epochs_per_second:.3g} epochs/s",
+        f"slots {snapshot.occupancy:.0%} occupied",
+        f"{snapshot.step_share:.0%} of the time in training steps",
+    ]
 
 
 def live_view(snapshot: ProgressSnapshot, width: int = 100, height: int = 40) -> RenderableType:
@@ -306,7 +323,7 @@ def _foot(snapshot: ProgressSnapshot) -> Text:
         work.append(f"{snapshot.trials_per_minute:.3g} trials/min")
     if snapshot.delivered is not None:
         work.append(f"{snapshot.delivered}/{snapshot.done} delivered")
-    lines.append(" · ".join(work))
+    lines += [" · ".join(part) for part in (work, _use(snapshot)) if part]
     text = Text("\n".join(lines), "dim")
     return text.append(f"\n{snapshot.note}", "yellow") if snapshot.note else text
 
