@@ -27,10 +27,11 @@ from pipeline import study as searches
 from pipeline.config import Study, load_study
 from pipeline.execution.base import Executor
 from pipeline.execution.simulated import SimulatedExecutor
-from pipeline.launch import Observer, Where
+from pipeline.launch import Where
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Event, TrialTask
+from pipeline.report.observer import Observer
 from pipeline.report.progress import SilentProgress
 from pipeline.space import arms
 from pipeline.stages import Stages
@@ -207,7 +208,7 @@ def drive(scenario: Scenario) -> tuple[int, Clock, Clock, Clock]:
                 executor=TimedExecutor(simulated, workers),
                 paths=paths,
                 slots=scenario.slots,
-                observe=Observer(study, where, SilentProgress()),
+                observe=Observer(study, where.slots, SilentProgress()),
             )
             assert sweep.run()
         counts = ledger.counts(study.name)

@@ -35,7 +35,8 @@ def study(data: Path, *, trials: int, epochs: int) -> dict[str, Any]:
         **_fixed(data, SWEPT, epochs),
         "scientific": {"scale": list(SCALES)},
         "nuisance": {"learning_rate": {"low": low, "high": high, "log": True}},
-        "search": {"sampler": "tpe", "trials": each - 1, "replicates": 1},
+        # `startup` is Optuna's own default, as on the other sides.
+        "search": {"sampler": "tpe", "trials": each - 1, "startup": min(10, each - 1), "lag": 5, "replicates": 1},
         "confirm": {"candidates": 1, "repeats": 1},
     }
 

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from bisect import bisect
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -27,9 +26,7 @@ from .execution.base import Executor
 from .ledger.store import Holder, Ledger, SweepRecord
 from .paths import WorkPaths, write_atomically
 from .records import (
-    ENDED,
     Phase,
-    State,
     TrialEnded,
     TrialOutcome,
     TrialRecord,
@@ -37,14 +34,8 @@ from .records import (
     canonical_json,
     derive_seed,
 )
-from .report.progress import (
-    WINDOW_SECONDS,
-    ArmProgress,
-    Progress,
-    ProgressSnapshot,
-    time_left,
-    trials_per_minute,
-)
+from .report.observer import Observer
+from .report.progress import Progress
 from .results import Results, describe, load_results, trial_of
 from .space import arms
 from .stages import Stages
@@ -52,7 +43,6 @@ from .sweep import Sweep
 
 AUTOMATIC_SLOTS = 32
 """slots a worker is taken to have when each measures for itself how many pay (packed/tuning.py)"""
-SNAPSHOT_SECONDS = 0.5
 DELIVERY_PATIENCE_SECONDS = 600.0
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
 
@@ -133,17 +123,16 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet:
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
             ledger.update_sweep(study.name, status="running", stop_requested=False)
+            delivery = _Delivery(study.name, where)
             with _workers(study, dataset, where, progress) as executor:
-                # Not earlier: loading MLflow would hold up the start of the workers.
-                delivery = _start_delivery(study.name, where)
-                finished = _drive(study, executor, ledger, holder, where, progress)
+                finished = _drive(study, executor, ledger, holder, where, progress, delivery)
                 now = time.time()
                 ledger.update_sweep(  # before the workers end, which takes a second: delivery waits for it
                     study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
                 )
         finally:
             ledger.release_lease(study.name, "driver", holder)
-        lost = _await_delivery(study.name, delivery, ledger, where, progress)
+        lost = _await_delivery(study.name, delivery.start(), ledger, where, progress)
         undelivered = _undelivered(ledger, study.name, where)
         return RunReport(load_results(ledger, study.name), finished, False, undelivered, lost)
 
@@ -196,7 +185,22 @@ def _workers(study: Study, dataset: DataSet, where: Where, progress: Progress) -
         executor.close()
 
 
-def _drive(study: Study, executor: Executor, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
+def _drive(
+    study: Study,
+    executor: Executor,
+    ledger: Ledger,
+    holder: Holder,
+    where: Where,
+    progress: Progress,
+    delivery: _Delivery,
+) -> bool:
+    observer = Observer(study, where.slots, progress)
+
+    def observe(sweep: Sweep) -> None:
+        observer(sweep)
+        if sweep.watch.reports:  # not earlier: loading MLflow would hold up the first training steps
+            delivery.start()
+
     try:
         sweep = Sweep(
             name=study.name,
@@ -207,7 +211,7 @@ def _drive(study: Study, executor: Executor, ledger: Ledger, holder: Holder, whe
             paths=where.paths,
             slots=where.most_slots,
             allow_mixed=where.allow_mixed,
-            observe=Observer(study, where, progress),
+            observe=observe,
         )
         with _stopping(sweep.stop, progress):
             return sweep.run()
@@ -241,80 +245,6 @@ def _stopping(stop: Callable[[], None], progress: Progress) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Observer:
-    """Turns the loop's state into snapshots, at most two a second and in a twentieth of the driver's time."""
-
-    def __init__(self, study: Study, where: Where, progress: Progress) -> None:
-        self._study, self._where, self._progress = study, where, progress
-        self._began = self._due = time.time()
-        self._arms = arms(study)
-        self._said = ""
-        self._started = False
-
-    def __call__(self, sweep: Sweep) -> None:
-        """Shows what is new, when it is time."""
-        if sweep.watch.last != self._said:
-            self._said = sweep.watch.last
-            self._progress.message(self._said)
-        now = time.time()
-        if now >= self._due or sweep.finished:
-            snapshot = self._snapshot(sweep, now)
-            (self._progress.update if self._started else self._progress.start)(snapshot)
-            self._started = True
-            took = time.time() - now
-            self._due = now + max(SNAPSHOT_SECONDS, 20 * took)
-
-    def _snapshot(self, sweep: Sweep, now: float) -> ProgressSnapshot:
-        watch, parts = sweep.watch, defaultdict[str, list[Stages]](list)
-        for part in sweep.stages.values():
-            parts[part.arm.id].append(part)
-        counts, expected = Counter[tuple[Phase, State]](), Counter[Phase]()
-        for part in sweep.stages.values():
-            counts.update(part.counts)
-            expected.update(part.expected())
-        done = Counter[Phase]()
-        for (phase, state), count in counts.items():
-            done[phase] += count if state in ENDED else 0
-        # The pace is that of the window; what ended before it counts only where the window is empty.
-        times = watch.ended_at[bisect(watch.ended_at, now - WINDOW_SECONDS) :] or watch.ended_at
-        left = expected.total() - done.total()
-        return ProgressSnapshot(
-            sweep=self._study.name,
-            elapsed_seconds=now - self._began,
-            rows=tuple(_arm_progress(arm.label, parts[arm.id]) for arm in self._arms),
-            done=done.total(),
-            total=expected.total(),
-            trials_per_minute=trials_per_minute(times, started_at=self._began, now=now),
-            seconds_left=time_left(times, remaining=left, started_at=self._began, now=now),
-            workers=watch.workers,
-            slots_busy=min(watch.running, watch.workers * self._where.most_slots),
-            slots=watch.workers * self._where.slots if self._where.slots else None,
-            phases={phase: (done[phase], expected[phase]) for phase in Phase if expected[phase]},
-            epochs=watch.reports,
-            epochs_per_second=watch.workers * watch.reports / watch.use.seconds if watch.use.seconds else 0.0,
-            occupancy=watch.use.occupancy,
-            step_share=watch.use.step_share,
-            note="" if watch.workers else "waiting for workers",
-        )
-
-
-def _arm_progress(label: str, parts: Sequence[Stages]) -> ArmProgress:
-    states = Counter[State]()
-    for part in parts:
-        for (_, state), count in part.counts.items():
-            states[state] += count
-    return ArmProgress(
-        label=label,
-        done=sum(states[state] for state in ENDED),
-        running=states[State.RUNNING],
-        stopped=states[State.STOPPED],
-        diverged=states[State.DIVERGED],
-        failed=states[State.FAILED],
-        total=sum(sum(part.expected().values()) for part in parts),
-        best=max((part.best for part in parts if part.best is not None), default=None),
-    )
-
-
 # ------------------------------------------------------------------------------------------ delivery
 
 
@@ -325,23 +255,34 @@ def tracking_target(where: Where) -> str | None:
     return where.tracking or os.environ.get("MLFLOW_TRACKING_URI") or where.paths.mlflow_url
 
 
-def _start_delivery(name: str, where: Where) -> subprocess.Popen[bytes] | None:
+class _Delivery:
     """Delivery runs beside the training as `vae-sweep sync --follow`: nothing it does can stall the loop."""
-    target = tracking_target(where)
-    if target is None:
-        return None
-    command = [sys.executable, "-m", "pipeline", "sync", name, "--follow", "--workdir", str(where.paths.workdir)]
-    log = where.paths.delivery_log(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:  # a former run's last words are not this one's
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+
+    def __init__(self, name: str, where: Where) -> None:
+        self._name, self._where, self._target = name, where, tracking_target(where)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes] | None:
+        """Its process, started by the first call; None where nothing is tracked."""
+        if self._process is None and self._target is not None:
+            self._process = self._started(self._target)
+        return self._process
+
+    def _started(self, target: str) -> subprocess.Popen[bytes]:
+        paths = self._where.paths
+        command = [sys.executable, "-m", "pipeline", "sync", self._name, "--follow", "--workdir", str(paths.workdir)]
+        log = paths.delivery_log(self._name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join(filter(None, sys.path))
+        with log.open("wb") as file:  # a former run's last words are not this one's
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": path},
+            )
 
 
 def _undelivered(ledger: Ledger, name: str, where: Where) -> int | None:

@@ -17,7 +17,6 @@ from pipeline.config import load_study
 from pipeline.execution.base import Executor
 from pipeline.execution.inline import InlineExecutor
 from pipeline.execution.simulated import SimulatedExecutor
-from pipeline.launch import Observer, Where
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.packed.structure import Structure, structure_of
 from pipeline.packing import Placement
@@ -35,6 +34,7 @@ from pipeline.records import (
     WorkerJoined,
     WorkerLost,
 )
+from pipeline.report.observer import Observer
 from pipeline.report.progress import ProgressSnapshot, SilentProgress
 from pipeline.space import arms
 from pipeline.stages import Stages
@@ -297,7 +297,7 @@ def driven(
         holder = Holder.current()
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         searches = [(arm, replicate) for arm in arms(study) for replicate in range(study.search.replicates)]
-        observer = Observer(study, Where(paths, slots=slots), progress)
+        observer = Observer(study, slots, progress)
 
         def observe(sweep: Sweep) -> None:
             observer(sweep)

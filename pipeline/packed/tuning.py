@@ -30,8 +30,8 @@ ROUNDS = 5
 """how often each width is measured, in turn with the others: the best counts, as the machine may be busy"""
 BUDGET_SECONDS = 2.0
 """no wider pack is tried when the next one would take longer than this, and no round begun when all have"""
-WORTH = 0.97
-"""a wider pack must take less than this share of a narrower one's time for a slot-step"""
+NEARLY = 1.05
+"""a slot-step may cost so many times the cheapest"""
 
 
 def most_slots(device: torch.device) -> int:
@@ -71,12 +71,9 @@ def _measure(structure: Structure, data: DeviceData, sample: Params) -> int:
 
 
 def _cheapest(seconds: Mapping[int, float]) -> int:
-    """The width with the cheapest slot-step; of those that differ too little the narrowest."""
-    best = 1
-    for width in sorted(seconds):
-        if seconds[width] < seconds[best] * WORTH:
-            best = width
-    return best
+    """The widest pack whose slot-step costs next to nothing more than the cheapest: no trial waits without need."""
+    enough = min(seconds.values(), default=0.0) * NEARLY
+    return max((width for width, cost in seconds.items() if cost <= enough), default=1)
 
 
 def _sample_pack(structure: Structure, data: DeviceData, sample: Params, width: int) -> Pack:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..records import State
+from ..records import State, WorkerUse
 
 STATE_STYLES: Mapping[str, str] = {
     State.WAITING: "dim",
@@ -75,10 +75,10 @@ class ProgressSnapshot:
     """epochs reported since this command began"""
     epochs_per_second: float = 0.0
     """of all trials together, since the first worker was there"""
-    occupancy: float = 0.0
-    """share of the workers' slots that were occupied; 0: not known"""
-    step_share: float = 0.0
-    """share of the workers' time spent in training steps"""
+    use: WorkerUse = field(default_factory=WorkerUse)
+    """of all workers' time since the first was there"""
+    steady_use: WorkerUse = field(default_factory=WorkerUse)
+    """the part of it with all workers there and trials enough for all slots"""
     delivered: int | None = None
     """trials the tracker has got; None: there is no tracker"""
     note: str = ""
@@ -236,12 +236,12 @@ def _pace(snapshot: ProgressSnapshot) -> list[str]:
 
 def _use(snapshot: ProgressSnapshot) -> list[str]:
     """How well the workers were used: `238 epochs/s`, `slots 96% occupied`, `91% of the time in training steps`."""
-    if not snapshot.occupancy:
+    if not snapshot.use.seconds:
         return []
     return [
         f"{snapshot.epochs_per_second:.3g} epochs/s",
-        f"slots {snapshot.occupancy:.0%} occupied",
-        f"{snapshot.step_share:.0%} of the time in training steps",
+        f"slots {snapshot.use.occupancy:.0%} occupied",
+        f"{snapshot.use.step_share:.0%} of the time in training steps",
     ]
 
 
