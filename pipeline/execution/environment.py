@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-KEEP_BYTES = 1 << 30
+KEEP_BYTES = 32 << 20
 
 
 def prepare_process() -> None:
