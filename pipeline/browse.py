@@ -66,6 +66,8 @@ def final_files(ledger: Ledger, name: str) -> Mapping[str, str]:
 
 def synchronise(name: str, where: Where, console: Console, *, check: bool, follow: bool) -> int:
     """`sync`: delivers, or checks, or follows a running sweep. Returns the exit code."""
+    if follow and tracking_target(where):
+        MlflowTracker.load_unhurried()  # the sweep's workers start at the same time
     tracker = connect(where)
     if tracker is None:
         raise UserError("Nothing is tracked with `--mlflow none`; name a store, or leave the option out.")

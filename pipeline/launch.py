@@ -123,16 +123,16 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet:
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
             ledger.update_sweep(study.name, status="running", stop_requested=False)
-            delivery = _Delivery(study.name, where)
+            delivery = _start_delivery(study.name, where)
             with _workers(study, dataset, where, progress) as executor:
-                finished = _drive(study, executor, ledger, holder, where, progress, delivery)
+                finished = _drive(study, executor, ledger, holder, where, progress)
                 now = time.time()
                 ledger.update_sweep(  # before the workers end, which takes a second: delivery waits for it
                     study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
                 )
         finally:
             ledger.release_lease(study.name, "driver", holder)
-        lost = _await_delivery(study.name, delivery.start(), ledger, where, progress)
+        lost = _await_delivery(study.name, delivery, ledger, where, progress)
         undelivered = _undelivered(ledger, study.name, where)
         return RunReport(load_results(ledger, study.name), finished, False, undelivered, lost)
 
@@ -185,22 +185,7 @@ def _workers(study: Study, dataset: DataSet, where: Where, progress: Progress) -
         executor.close()
 
 
-def _drive(
-    study: Study,
-    executor: Executor,
-    ledger: Ledger,
-    holder: Holder,
-    where: Where,
-    progress: Progress,
-    delivery: _Delivery,
-) -> bool:
-    observer = Observer(study, where.slots, progress)
-
-    def observe(sweep: Sweep) -> None:
-        observer(sweep)
-        if sweep.watch.reports:  # not earlier: loading MLflow would hold up the first training steps
-            delivery.start()
-
+def _drive(study: Study, executor: Executor, ledger: Ledger, holder: Holder, where: Where, progress: Progress) -> bool:
     try:
         sweep = Sweep(
             name=study.name,
@@ -211,7 +196,7 @@ def _drive(
             paths=where.paths,
             slots=where.most_slots,
             allow_mixed=where.allow_mixed,
-            observe=observe,
+            observe=Observer(study, where.slots, progress),
         )
         with _stopping(sweep.stop, progress):
             return sweep.run()
@@ -255,34 +240,23 @@ def tracking_target(where: Where) -> str | None:
     return where.tracking or os.environ.get("MLFLOW_TRACKING_URI") or where.paths.mlflow_url
 
 
-class _Delivery:
+def _start_delivery(name: str, where: Where) -> subprocess.Popen[bytes] | None:
     """Delivery runs beside the training as `vae-sweep sync --follow`: nothing it does can stall the loop."""
-
-    def __init__(self, name: str, where: Where) -> None:
-        self._name, self._where, self._target = name, where, tracking_target(where)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> subprocess.Popen[bytes] | None:
-        """Its process, started by the first call; None where nothing is tracked."""
-        if self._process is None and self._target is not None:
-            self._process = self._started(self._target)
-        return self._process
-
-    def _started(self, target: str) -> subprocess.Popen[bytes]:
-        paths = self._where.paths
-        command = [sys.executable, "-m", "pipeline", "sync", self._name, "--follow", "--workdir", str(paths.workdir)]
-        log = paths.delivery_log(self._name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join(filter(None, sys.path))
-        with log.open("wb") as file:  # a former run's last words are not this one's
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": path},
-            )
+    target = tracking_target(where)
+    if target is None:
+        return None
+    command = [sys.executable, "-m", "pipeline", "sync", name, "--follow", "--workdir", str(where.paths.workdir)]
+    log = where.paths.delivery_log(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:  # a former run's last words are not this one's
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
 
 
 def _undelivered(ledger: Ledger, name: str, where: Where) -> int | None:

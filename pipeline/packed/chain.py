@@ -24,10 +24,12 @@ class BatchedLinear(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    gradient: Tensor | None = None
+    """where the backward pass is to write the weight's gradient, (M, O, I); None: autograd hands it on"""
 
     def forward(self, x: Tensor) -> Tensor:
         """One batched matrix product: x (M, B, I) -> (M, B, O)."""
-        result: Tensor = _Chain.apply(x, (False,), False, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _apply(x, [(self, False)], halves=False)
         return result
 
 
@@ -37,22 +39,34 @@ class BatchedChain(nn.Module):
     def __init__(self, layers: Sequence[tuple[BatchedLinear, bool]], *, halves: bool = False) -> None:
         super().__init__()
         self.layers, self._halves = tuple(layers), halves
-        self._relus = tuple(relu for _, relu in layers)
 
     def forward(self, x: Tensor) -> Any:
         """x (M, B, I) -> (M, B, O), or its two halves (M, B, O/2) each."""
-        tensors = [tensor for layer, _ in self.layers for tensor in (layer.weight, layer.bias)]
-        return _Chain.apply(x, self._relus, self._halves, *tensors)  # type: ignore[no-untyped-call]
+        return _apply(x, self.layers, halves=self._halves)
+
+
+def _apply(x: Tensor, layers: Sequence[tuple[BatchedLinear, bool]], *, halves: bool) -> Any:
+    relus = tuple(relu for _, relu in layers)
+    targets = tuple(layer.gradient for layer, _ in layers)
+    parameters = [tensor for layer, _ in layers for tensor in (layer.weight, layer.bias)]
+    return _Chain.apply(x, relus, halves, targets, *parameters)  # type: ignore[no-untyped-call]
 
 
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, relus: tuple[bool, ...], halves: bool, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        relus: tuple[bool, ...],
+        halves: bool,
+        targets: tuple[Tensor | None, ...],
+        *parameters: Tensor,
+    ) -> Any:
         values = [x]
         for relu, weight, bias in zip(relus, parameters[::2], parameters[1::2], strict=True):
             value = _affine(values[-1], weight, bias)
             values.append(value.relu_() if relu else value)
-        ctx.relus, ctx.halves = relus, halves
+        ctx.relus, ctx.halves, ctx.targets = relus, halves, targets
         kept = values if relus[-1] else values[:-1]
         ctx.save_for_backward(*kept, *parameters[::2])
         last = values[-1]
@@ -70,10 +84,10 @@ class _Chain(torch.autograd.Function):
                 out = {"grad_input": gradient} if ours else {}  # what came from outside is not ours to change
                 threshold = torch.ops.aten.threshold_backward.grad_input if ours else torch.ops.aten.threshold_backward
                 gradient = threshold(gradient, values[layer + 1], 0, **out)
-            found += [gradient.sum(1), _to_weight(x, gradient)]
+            found += [gradient.sum(1), _to_weight(x, gradient, ctx.targets[layer])]
             if layer or ctx.needs_input_grad[0]:
                 gradient, ours = _to_input(gradient, weight), True
-        return (gradient if ctx.needs_input_grad[0] else None, None, None, *reversed(found))
+        return (gradient if ctx.needs_input_grad[0] else None, None, None, None, *reversed(found))
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -90,8 +104,12 @@ def _to_input(gradient: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(gradient, weight)
 
 
-def _to_weight(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of the weight, (M, O, I)."""
+def _to_weight(x: Tensor, gradient: Tensor, target: Tensor | None) -> Tensor | None:
+    """The gradient of the weight, (M, O, I); None when it was written into `target`."""
+    if target is not None:
+        for slot in range(len(target)):  # one by one: the batched product cannot write into rows of a larger buffer
+            torch.mm(gradient[slot].t(), x[slot], out=target[slot])
+        return None
     if x.shape[2] < gradient.shape[2]:
         return torch.bmm(x.transpose(1, 2), gradient).transpose(1, 2)
     return torch.bmm(gradient.transpose(1, 2), x)

@@ -20,6 +20,8 @@ from ..vae.model import VAE
 from .chain import BatchedChain, BatchedLinear
 
 ALIGNMENT = 16
+LARGE = 1 << 16
+"""elements from which on copying a weight's gradient costs more than computing it slot by slot, in place"""
 HEADS = ("mean", "raw_scale")
 """Two layers that read the same features: they are kept as one matrix."""
 
@@ -60,16 +62,28 @@ class Stack:
         self._owners = [heads if leaf.owner in HEADS else model.get_submodule(leaf.owner) for leaf in self.leaves]
         for leaf, owner in zip(self.leaves, self._owners, strict=True):
             owner._parameters.pop(leaf.attribute, None)  # a plain tensor takes its place
+        self._written = frozenset(
+            leaf
+            for leaf, owner in zip(self.leaves, self._owners, strict=True)
+            if isinstance(owner, BatchedLinear) and leaf.attribute == "weight" and leaf.size >= LARGE
+        )
+        """whose gradients a backward pass writes into the buffer by itself"""
         _fuse(model, heads)
 
-    def bind(self, rows_MP: Tensor, *, with_gradient: bool = False) -> list[Tensor]:
-        """Makes the module compute with these rows; returns its parameters as views (M, *shape)."""
+    def bind(self, rows_MP: Tensor, gradient_MP: Tensor | None = None) -> list[Tensor]:
+        """Makes the module compute with these rows.
+
+        With `gradient_MP` a backward pass writes the gradients of large weights there by itself; returned are the
+        views (M, *shape) of all other parameters, in the order of `gradients_into`.
+        """
         views = []
         for leaf, owner in zip(self.leaves, self._owners, strict=True):
             view = leaf.place(rows_MP).detach()
-            view.requires_grad_(with_gradient)
             setattr(owner, leaf.attribute, view)
-            views.append(view)
+            if leaf in self._written and isinstance(owner, BatchedLinear):
+                owner.gradient = None if gradient_MP is None else leaf.place(gradient_MP)
+            elif gradient_MP is not None:
+                views.append(view.requires_grad_())
         return views
 
     def row_of(self, model: nn.Module) -> Tensor:
@@ -88,8 +102,9 @@ class Stack:
         }
 
     def gradients_into(self, buffer_MP: Tensor, gradients: tuple[Tensor, ...]) -> None:
-        """Copies gradients (M, *shape), in the order of `bind`'s views, into a flat buffer."""
-        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+        """Copies gradients (M, *shape) of the views that `bind` returned into a flat buffer."""
+        copied = (leaf for leaf in self.leaves if leaf not in self._written)
+        for leaf, gradient in zip(copied, gradients, strict=True):
             leaf.place(buffer_MP).copy_(gradient)
 
 

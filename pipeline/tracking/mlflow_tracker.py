@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -27,6 +29,8 @@ LEDGER_ID = "vae_sweep.ledger_id"
 """Tag of experiments and runs: whose they are."""
 _OPENED = "vae_sweep.opened"
 _PARENT = "mlflow.parentRunId"
+_UNHURRIED = 10
+"""niceness of a thread that others should not wait for"""
 
 _ENVIRONMENT = {
     # Retrying is ours: the library's own would block 4 minutes a call, and doubles runs.
@@ -76,6 +80,23 @@ class MlflowTracker:
             with tracker._answers("connecting"):
                 tracker._client = MlflowClient(tracking_uri=uri)
         return tracker
+
+    @staticmethod
+    def load_unhurried() -> None:
+        """Loads MLflow in the time that the processor has to spare, as far as the system tells threads apart."""
+
+        def load() -> None:
+            if sys.platform == "linux":
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _UNHURRIED)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import mlflow  # noqa: F401
+
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
 
     @property
     def target(self) -> str:
