@@ -20,30 +20,33 @@ from benchmarks.peer_loop import Shape, timed
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One shape in packs of one size, with the ratio it must reach."""
+    """One shape with the ratio it must reach."""
 
     shape: Shape
-    slots: int
     gate: float
+    slots: int | None = None
+    """of the pack; None: what `--slots auto` finds on this machine"""
 
 
 CASES = (
-    Case(Shape(side=8, hidden=128, latent_dim=8, batch_size=64), 16, 3.5),
-    Case(Shape(side=8, hidden=256, latent_dim=16, batch_size=128), 16, 2.0),
-    Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 1, 0.98),
-    Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 16, 0.98),
+    Case(Shape(side=8, hidden=128, latent_dim=8, batch_size=64), 3.5),
+    Case(Shape(side=8, hidden=256, latent_dim=16, batch_size=128), 2.0),
+    Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 0.98),
 )
-"""Sizes fixed here, so that the figures do not depend on what `--slots auto` finds. Where packing gains nothing, one
-slot must not lose either."""
 
 
-def serve(connection: Connection, data: Path, shape: Shape, slots: int) -> None:
-    """Our side of `peer_loop.serve`: the seconds are of one slot's step."""
+def serve(connection: Connection, data: Path, shape: Shape, slots: int | None) -> None:
+    """Our side of `peer_loop.serve`: says how many slots there are; the seconds are of one slot's step."""
     from pipeline.execution.environment import prepare_process
 
     prepare_process()  # before torch is imported
     from benchmarks.agreement import new_pack
+    from pipeline.packed.tuning import best_width
 
+    if slots is None:
+        single = new_pack(data, shape, 1)
+        slots = best_width(single.structure, single.data, single.slots[0].task.hyperparameters)
+    connection.send(slots)
     pack = new_pack(data, shape, slots)
     steps = slots * -(-len(pack.data.train_x) // shape.batch_size)
     timed(pack.train_steps, steps, 0.0)
@@ -65,6 +68,7 @@ def measure(data: Path, case: Case, *, rounds: int, seconds: float) -> dict[str,
         processes.append(context.Process(target=target, args=(theirs, *arguments), daemon=True))
         processes[-1].start()
         theirs.close()  # so that its death is an EOFError here
+    slots = pipes["ours"].recv()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for name in [name for _ in range(rounds + 1) for name in sides]:
         pipes[name].send(seconds)
@@ -79,6 +83,7 @@ def measure(data: Path, case: Case, *, rounds: int, seconds: float) -> dict[str,
         for place, kind in enumerate(("cpu", "wall"))
     }
     return medians | {
+        "slots": slots,
         "times_seconds": {name: turns[1:] for name, turns in times.items()},
         "ratio": medians["plain_cpu_ms"] / medians["ours_cpu_ms"],
         "wall_ratio": medians["plain_wall_ms"] / medians["ours_wall_ms"],

@@ -155,7 +155,7 @@ def engines(folder: Path, extent: Extent, report: dict[str, Any]) -> list[Row]:
         busy = busy_share()
         found = engine.measure(data, case, rounds=extent.engine_rounds, seconds=extent.engine_seconds)
         agreement = agree(data, case.shape, 2, extent.seeds)
-        what = f"engine: {case.shape}, {case.slots} slot{'s' if case.slots > 1 else ''}"
+        what = f"engine: {case.shape}, {found['slots']} slot{'s' if found['slots'] > 1 else ''}"
         say(f"{what}: {found['ratio']:.2f} of CPU time, {found['wall_ratio']:.2f} of wall time")
         report.setdefault("engine", []).append(
             asdict(case) | {"what": what, "busy_before": busy, "agreement": agreement} | found
