@@ -42,7 +42,7 @@ from .stages import Stages
 from .sweep import Sweep
 
 AUTOMATIC_SLOTS = 32
-"""slots a worker is taken to have when each measures for itself how many pay (packed/tuning.py)"""
+"""slots that `plan` takes a worker to have when each measures for itself how many pay (packed/tuning.py)"""
 DELIVERY_PATIENCE_SECONDS = 600.0
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
 
@@ -62,11 +62,6 @@ class Where:
     tracking: str | None = None
     """MLflow tracking URI; None: the embedded store; `none`: no tracker"""
     allow_mixed: bool = False
-
-    @property
-    def most_slots(self) -> int:
-        """Slots a worker has at the most."""
-        return self.slots or AUTOMATIC_SLOTS
 
     @property
     def ledger_url(self) -> str:
@@ -165,7 +160,7 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
     if where.executor == "simulated":
         from .execution.simulated import SimulatedExecutor
 
-        return SimulatedExecutor(workers=where.workers, slots=where.most_slots)
+        return SimulatedExecutor(workers=where.workers, slots=where.slots or AUTOMATIC_SLOTS)
     from .execution.environment import prepare_ray
 
     prepare_ray(where.address)  # before Ray is imported
@@ -194,7 +189,6 @@ def _drive(study: Study, executor: Executor, ledger: Ledger, holder: Holder, whe
             holder=holder,
             executor=executor,
             paths=where.paths,
-            slots=where.most_slots,
             allow_mixed=where.allow_mixed,
             observe=Observer(study, where.slots, progress),
         )

@@ -31,9 +31,9 @@ class _Load:
 class Placement:
     """The trials that wait, and which live worker has which others."""
 
-    def __init__(self, slots: int) -> None:
-        """`slots`: slots a worker."""
-        self._capacity = slots + slots // BACKLOG_SHARE
+    def __init__(self) -> None:
+        self.slots = 0
+        """of a worker: the workers of a sweep are alike, or else the most that one has"""
         self._waiting: dict[Structure, deque[tuple[int, TrialKey]]] = {}
         """structure -> (order of arrival, trial)"""
         self._arrived = self._unplaced = 0
@@ -60,8 +60,9 @@ class Placement:
         self._arrived += 1
         self._unplaced += 1
 
-    def join(self, worker: str) -> None:
+    def join(self, worker: str, slots: int) -> None:
         """A worker is there, without trials."""
+        self.slots = max(self.slots, slots)
         self._loads[worker] = _Load()
         self._file(worker)
 
@@ -93,7 +94,7 @@ class Placement:
         their way, so that the first to join does not get what is the others' share.
         """
         share = -(-(self._unplaced + len(self._owners)) // max(among, len(self._loads), 1))
-        limit = min(self._capacity, share)
+        limit = min(self.slots + self.slots // BACKLOG_SHARE, share)
         handed: dict[str, list[TrialKey]] = {}
         for structure in sorted(self._waiting, key=lambda structure: self._waiting[structure][0]):
             queue = self._waiting[structure]

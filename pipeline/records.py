@@ -170,6 +170,8 @@ class WorkerJoined:
     host: str
     fingerprint: Mapping[str, str]
     """what its numbers depend on: versions, device kind, CPU capability, threads"""
+    slots: int
+    """trials it trains at once, at the most"""
 
 
 @dataclass(frozen=True, slots=True)

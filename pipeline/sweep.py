@@ -73,7 +73,6 @@ class Sweep:
         holder: Holder,
         executor: Executor,
         paths: WorkPaths,
-        slots: int,
         allow_mixed: bool = False,
         observe: Callable[[Sweep], None] = lambda _: None,
     ) -> None:
@@ -81,7 +80,7 @@ class Sweep:
         self.stages = {(part.arm.id, part.replicate): part for part in stages}
         self._ledger, self._holder, self._executor, self._paths = ledger, holder, executor, paths
         self._allow_mixed, self._observe = allow_mixed, observe
-        self._placement, self._slots = Placement(slots), slots
+        self._placement = Placement()
         self._fingerprint: dict[str, str] | None = None
         """of all workers, once the first is there"""
         self._losses: Counter[TrialKey] = Counter()
@@ -185,7 +184,7 @@ class Sweep:
             if not self._allow_mixed:
                 raise SweepConflictError(_mixed(self.name, event, self._fingerprint))
             self._ledger.update_sweep(self.name, reproducible=False)
-        self._placement.join(event.worker)
+        self._placement.join(event.worker, event.slots)
         self.watch.last = f"worker {event.worker} on {event.host} is ready"
 
     def _first_fingerprint(self, candidate: Mapping[str, str]) -> dict[str, str]:
@@ -218,7 +217,7 @@ class Sweep:
         self._ledger.heartbeat(self.name, "driver", self._holder, now)
         left = sum(sum(part.expected().values()) - part.ended for part in self.stages.values())
         workers = self._executor.workers
-        self._steady = self._placement.workers >= workers and left >= 2 * workers * self._slots
+        self._steady = self._placement.workers >= workers and left >= 2 * workers * self._placement.slots
         found = self._ledger.sweep(self.name)
         if found is None or found.stop_requested:
             self.stop()

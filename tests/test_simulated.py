@@ -191,9 +191,9 @@ STRUCTURES = [structure_of(hyperparameters(latent_dim=latent)) for latent in (2,
 
 
 def test_workers_first_slots_second_one_structure_side_by_side() -> None:
-    placement = Placement(slots=4)
+    placement = Placement()
     for worker in "ab":
-        placement.join(worker)
+        placement.join(worker, 4)
     keys = [TrialKey("arm", 0, Phase.SEARCH, number) for number in range(20)]
     for number, key in enumerate(keys):
         placement.wait(key, STRUCTURES[number % 2])
@@ -201,7 +201,7 @@ def test_workers_first_slots_second_one_structure_side_by_side() -> None:
         "a": [keys[0], keys[4], keys[8], keys[12], keys[16], keys[1]],
         "b": [keys[2], keys[6], keys[10], keys[14], keys[18], keys[3]],
     }, "4 slots and half as many again in reserve"
-    placement.join("c")
+    placement.join("c", 4)
     assert placement.place() == {"c": [keys[number] for number in (5, 7, 9, 11, 13, 15)]}
     assert placement.end(keys[1]) == "a" and placement.end(keys[1]) is None
     assert placement.leave("b") == [keys[number] for number in (2, 3, 6, 10, 14, 18)] and placement.leave("b") == []
@@ -210,13 +210,13 @@ def test_workers_first_slots_second_one_structure_side_by_side() -> None:
 
 
 def test_the_first_worker_to_join_leaves_the_others_their_share() -> None:
-    placement = Placement(slots=32)
+    placement = Placement()
     keys = [TrialKey("arm", 0, Phase.SEARCH, number) for number in range(24)]
     for key in keys:
         placement.wait(key, STRUCTURES[0])
-    placement.join("a")
+    placement.join("a", 32)
     assert placement.place(among=2) == {"a": keys[:12]} and placement.place(among=2) == {}
-    placement.join("b")
+    placement.join("b", 32)
     assert placement.place(among=2) == {"b": keys[12:]}
     assert placement.leave("b") == keys[12:]
     for key in keys[12:]:
@@ -228,12 +228,12 @@ def test_the_first_worker_to_join_leaves_the_others_their_share() -> None:
 def test_places_as_a_look_at_all_workers_would(seed: int) -> None:
     draw = random.Random(seed)
     slots = draw.choice([4, 8, 16])
-    placement, checked = Placement(slots), 0
+    placement, checked = Placement(), 0
     loads, structures = dict[str, dict[TrialKey, Structure]](), dict[TrialKey, Structure]()
     for number in range(600):
         match draw.randrange(10):
             case 0 if len(loads) < 8:
-                placement.join(f"w{number}")
+                placement.join(f"w{number}", slots)
                 loads[f"w{number}"] = {}
             case 1 if len(loads) > 3:
                 worker = draw.choice(list(loads))
@@ -314,7 +314,6 @@ def driven(
             holder=holder,
             executor=SimulatedExecutor(workers=workers, slots=slots, **options),
             paths=paths,
-            slots=slots,
             observe=observe,
         )
         assert around(sweep) == (stop_after is None)

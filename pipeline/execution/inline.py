@@ -23,7 +23,8 @@ class InlineExecutor:
         prepare_process()
         self._trainers = {f"inline-{i}": Trainer(dataset, slots=slots, bank_seed=bank_seed) for i in range(workers)}
         self._news: list[Event] = [
-            WorkerJoined(name, socket.gethostname(), fingerprint("cpu")) for name in self._trainers
+            WorkerJoined(name, socket.gethostname(), fingerprint("cpu"), trainer.slots)
+            for name, trainer in self._trainers.items()
         ]
 
     @property

@@ -44,9 +44,9 @@ class TrainerActor:
         self._trainer = Trainer(dataset, slots=slots, bank_seed=bank_seed, device=device)
         self._fingerprint = fingerprint(device)
 
-    def hello(self) -> tuple[str, dict[str, str]]:
-        """Host and fingerprint."""
-        return socket.gethostname(), self._fingerprint
+    def hello(self) -> tuple[str, dict[str, str], int]:
+        """Host, fingerprint and slots."""
+        return socket.gethostname(), self._fingerprint, self._trainer.slots
 
     def advance(self, tasks: Sequence[TrialTask], seconds: float) -> list[Event]:
         """Takes new trials, trains for about `seconds`, and says what happened."""
@@ -152,9 +152,8 @@ class RayPool:
         except RayError as error:
             return self._lose(worker, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         if not worker.joined:
-            host, fingerprint = news
             worker.joined = True
-            return [WorkerJoined(worker.name, host, fingerprint)]
+            return [WorkerJoined(worker.name, *news)]
         worker.rounds.remove(reference)
         ended = {event.key for event in news if isinstance(event, TrialEnded)}
         worker.trials -= ended

@@ -158,7 +158,7 @@ class SimulatedExecutor:
         self._workers[name] = _Worker()
         if name in self._losses:
             self._plan(max(self._losses[name] - self.now, 0.0), partial(self._lose, name))
-        return [WorkerJoined(name, HOST, {"device": "simulated"})]
+        return [WorkerJoined(name, HOST, {"device": "simulated"}, self._slots)]
 
     def _lose(self, name: str) -> list[Event]:
         del self._workers[name]

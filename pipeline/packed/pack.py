@@ -95,7 +95,7 @@ class Pack:
         """The optimizer steps of one epoch (at most `limit`); returns the mean training ELBO, (M,) float64."""
         self._maths.begin_epoch()
         order_SMR, noise_SMRL = self._draw()
-        views = self.stack.bind(self.rows_MP, self._gradient_MP)
+        views = self.stack.bind(self.rows_MP, with_gradient=True)
         # Optimizer steps taken by each slot, as torch's fused kernels want them.
         taken_M = torch.tensor([float(slot.epoch * len(self._batches.counts)) for slot in self.slots])
         taken_M = taken_M.to(self.data.device)

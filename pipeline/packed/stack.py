@@ -1,53 +1,79 @@
 """Stacks: M models of one structure as one module over flat (M, P) buffers.
 
-The model is an ordinary single-trial module. Here its `nn.Linear`s are replaced by batched twins, runs of Linear and
-ReLU by one function each, and every parameter becomes a view of a row-per-slot buffer, so the optimizer sees one row
-a slot. Modules must name trailing axes only (all of `vae/` does).
+The model is an ordinary single-trial module. Here its `nn.Linear`s are replaced by batched twins and every
+parameter becomes a view of a row-per-slot buffer, so the optimizer sees one row a slot. Modules must name
+trailing axes only (all of `vae/` does).
 
-Every matrix starts at a multiple of 16 elements, so a slot's matrices are aligned alike wherever it lies.
+Every parameter starts at a multiple of 16 elements, so a slot's matrices are aligned alike wherever it lies.
+
+Axes: M slot, P padded number of parameters, B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..vae.model import VAE
-from .chain import BatchedChain, BatchedLinear
 
 ALIGNMENT = 16
-LARGE = 1 << 16
-"""elements from which on copying a weight's gradient costs more than computing it slot by slot, in place"""
-HEADS = ("mean", "raw_scale")
-"""Two layers that read the same features: they are kept as one matrix."""
+
+
+class BatchedLinear(nn.Module):
+    """M linear layers at once. `weight` (M, out, in) and `bias` (M, out) are bound from outside."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One batched matrix product: x (M, B, in) -> (M, B, out)."""
+        result: Tensor = _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return result
+
+
+NARROW = 16
+"""below so many columns a product is slower than its transpose: up to four times on AVX2 (docs/log.md)"""
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b, each of its products taken in the orientation in which the narrow side is the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if weight.shape[1] < NARROW:
+            columns = torch.baddbmm(bias.unsqueeze(2), weight, x.transpose(1, 2))
+            return columns.transpose(1, 2).contiguous()
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient, (wide, narrow) = gradients[0], weight.shape[1:]
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            if narrow < NARROW:
+                to_x = torch.bmm(weight.transpose(1, 2), gradient.transpose(1, 2)).transpose(1, 2).contiguous()
+            else:
+                to_x = torch.bmm(gradient, weight)
+        if narrow < wide:
+            to_weight = torch.bmm(x.transpose(1, 2), gradient).transpose(1, 2)
+        else:
+            to_weight = torch.bmm(gradient.transpose(1, 2), x)
+        return to_x, to_weight, gradient.sum(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """Where one parameter lies in a row: one of the model's, or those of both heads one after the other."""
+    """Where one parameter lies in a row."""
 
-    owner: str
-    """the layer that is given the view"""
-    attribute: str
+    name: str
     shape: tuple[int, ...]
-    parts: tuple[tuple[str, tuple[int, ...]], ...]
-    """names and shapes in the single-trial model"""
     offset: int
     size: int
-
-    def place(self, rows: Tensor) -> Tensor:
-        """This parameter in rows (..., P), as a view (..., *shape)."""
-        found = rows[..., self.offset : self.offset + self.size]
-        return found.view(*found.shape[:-1], *self.shape)
-
-    def split(self, value: Tensor) -> dict[str, Tensor]:
-        """One slot's value (*shape) by the names in the single-trial model."""
-        pieces = torch.split(value, [shape[0] for _, shape in self.parts])
-        return {name: piece.view(shape) for (name, shape), piece in zip(self.parts, pieces, strict=True)}
 
 
 class Stack:
@@ -57,69 +83,50 @@ class Stack:
         """Takes a single-trial model apart; `model` must not be used alone afterwards."""
         self.leaves, self.row_length = _layout(model)
         self.model = model
+        self._owners: list[tuple[nn.Module, str]] = []
         _replace_linears(model)
-        heads = BatchedLinear()
-        self._owners = [heads if leaf.owner in HEADS else model.get_submodule(leaf.owner) for leaf in self.leaves]
-        for leaf, owner in zip(self.leaves, self._owners, strict=True):
-            owner._parameters.pop(leaf.attribute, None)  # a plain tensor takes its place
-        self._written = frozenset(
-            leaf
-            for leaf, owner in zip(self.leaves, self._owners, strict=True)
-            if isinstance(owner, BatchedLinear) and leaf.attribute == "weight" and leaf.size >= LARGE
-        )
-        """whose gradients a backward pass writes into the buffer by itself"""
-        _fuse(model, heads)
+        for leaf in self.leaves:
+            path, _, attribute = leaf.name.rpartition(".")
+            owner = model.get_submodule(path)
+            owner._parameters.pop(attribute, None)  # a plain tensor takes its place
+            self._owners.append((owner, attribute))
 
-    def bind(self, rows_MP: Tensor, gradient_MP: Tensor | None = None) -> list[Tensor]:
-        """Makes the module compute with these rows.
-
-        With `gradient_MP` a backward pass writes the gradients of large weights there by itself; returned are the
-        views (M, *shape) of all other parameters, in the order of `gradients_into`.
-        """
+    def bind(self, rows_MP: Tensor, *, with_gradient: bool = False) -> list[Tensor]:
+        """Makes the module compute with these rows; returns its parameters as views (M, *shape)."""
         views = []
-        for leaf, owner in zip(self.leaves, self._owners, strict=True):
-            view = leaf.place(rows_MP).detach()
-            setattr(owner, leaf.attribute, view)
-            if leaf in self._written and isinstance(owner, BatchedLinear):
-                owner.gradient = None if gradient_MP is None else leaf.place(gradient_MP)
-            elif gradient_MP is not None:
-                views.append(view.requires_grad_())
+        for leaf, (owner, attribute) in zip(self.leaves, self._owners, strict=True):
+            view = rows_MP[:, leaf.offset : leaf.offset + leaf.size].view(-1, *leaf.shape).detach()
+            view.requires_grad_(with_gradient)
+            setattr(owner, attribute, view)
+            views.append(view)
         return views
 
     def row_of(self, model: nn.Module) -> Tensor:
         """The parameters of a single-trial model of this structure as one row (P,), padding zero."""
         parameters = dict(model.named_parameters())
-        row = torch.zeros(self.row_length, dtype=next(iter(parameters.values())).dtype)
+        row = torch.zeros(self.row_length, dtype=parameters[self.leaves[0].name].dtype)
         for leaf in self.leaves:
-            for name, place in leaf.split(leaf.place(row)).items():
-                place.copy_(parameters[name].detach())
+            row[leaf.offset : leaf.offset + leaf.size] = parameters[leaf.name].detach().reshape(-1)
         return row
 
     def named_tensors(self, row_P: Tensor) -> dict[str, Tensor]:
         """One slot's parameters by their names in the single-trial model, copied to the CPU."""
         return {
-            name: value.cpu().clone() for leaf in self.leaves for name, value in leaf.split(leaf.place(row_P)).items()
+            leaf.name: row_P[leaf.offset : leaf.offset + leaf.size].view(leaf.shape).cpu().clone()
+            for leaf in self.leaves
         }
 
     def gradients_into(self, buffer_MP: Tensor, gradients: tuple[Tensor, ...]) -> None:
-        """Copies gradients (M, *shape) of the views that `bind` returned into a flat buffer."""
-        copied = (leaf for leaf in self.leaves if leaf not in self._written)
-        for leaf, gradient in zip(copied, gradients, strict=True):
-            leaf.place(buffer_MP).copy_(gradient)
+        """Copies gradients (M, *shape), in the order of `bind`'s views, into a flat buffer."""
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            buffer_MP[:, leaf.offset : leaf.offset + leaf.size].view(-1, *leaf.shape).copy_(gradient)
 
 
 def _layout(model: nn.Module) -> tuple[tuple[Leaf, ...], int]:
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     leaves, offset = [], 0
-    for name, shape in shapes.items():
-        owner, _, attribute = name.rpartition(".")
-        if owner in HEADS[1:]:
-            continue  # lies with the first of them
-        names = [f"{head}.{attribute}" for head in HEADS] if owner in HEADS else [name]
-        whole = (sum(shapes[part][0] for part in names), *shape[1:])
-        size = torch.Size(whole).numel()
-        leaves.append(Leaf(owner, attribute, whole, tuple((part, shapes[part]) for part in names), offset, size))
-        offset += size + -size % ALIGNMENT
+    for name, parameter in model.named_parameters():
+        leaves.append(Leaf(name, tuple(parameter.shape), offset, parameter.numel()))
+        offset += parameter.numel() + -parameter.numel() % ALIGNMENT
     return tuple(leaves), offset
 
 
@@ -129,26 +136,3 @@ def _replace_linears(module: nn.Module) -> None:
             setattr(module, name, BatchedLinear())
         else:
             _replace_linears(child)
-
-
-def _fuse(model: VAE, heads: BatchedLinear) -> None:
-    """Puts chains where Linear and ReLU alone follow one another; the heads end the encoder's, where it is one."""
-    for name, child in list(model.named_children()):
-        layers = _chain(child)
-        if layers is not None:
-            setattr(model, name, BatchedChain(layers))
-    if (trunk := model.encoder) and isinstance(trunk, BatchedChain):
-        model.heads = BatchedChain([*trunk.layers, (heads, False)], halves=True)
-        model.encoder = nn.Identity()
-    else:
-        model.heads = BatchedChain([(heads, False)], halves=True)
-
-
-def _chain(module: nn.Module) -> Sequence[tuple[BatchedLinear, bool]] | None:
-    """The layers of a Sequential of BatchedLinear and ReLU, each with whether a ReLU follows; None for all else."""
-    children = list(module.children()) if isinstance(module, nn.Sequential) else []
-    known = all(isinstance(child, BatchedLinear | nn.ReLU) for child in children)
-    if not known or not children or not isinstance(children[0], BatchedLinear):
-        return None
-    followed = pairwise([*children, nn.Identity()])
-    return [(layer, isinstance(after, nn.ReLU)) for layer, after in followed if isinstance(layer, BatchedLinear)]

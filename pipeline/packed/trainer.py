@@ -30,7 +30,8 @@ class Trainer:
         self._dataset, self._bank_seed = dataset, bank_seed
         self._device = torch.device(device)
         self._automatic = slots is None
-        self._slots = most_slots(self._device) if slots is None else slots
+        self.slots = most_slots(self._device) if slots is None else slots
+        """trials that are trained at once, at the most"""
         self._queue: deque[TrialTask] = deque()
         self._alone: set[TrialKey] = set()
         self._packs: dict[Structure, Pack] = {}
@@ -75,14 +76,14 @@ class Trainer:
         now = time.perf_counter()
         seconds, self._used_until = now - self._used_until, now
         packs = self._packs.keys()
-        capacity = max(min(self._slots, sum(self._width.get(s, 1) for s in packs) or self._slots), occupied)
+        capacity = max(min(self.slots, sum(self._width.get(s, 1) for s in packs) or self.slots), occupied)
         self._use += WorkerUse(seconds, 0.0, occupied * seconds, capacity * seconds)
 
     def _admit(self) -> list[TrialEnded]:
         """Fills free slots from the queue in order; a trial whose pack is full waits for it."""
         arrivals: dict[Structure, list[TrialTask]] = {structure: [] for structure in self._packs}
         waiting: deque[TrialTask] = deque()
-        free = self._slots - sum(len([s for s in pack.slots if s.running]) for pack in self._packs.values())
+        free = self.slots - sum(len([s for s in pack.slots if s.running]) for pack in self._packs.values())
         while self._queue:
             task = self._queue.popleft()
             structure = structure_of(task.hyperparameters)
@@ -120,7 +121,7 @@ class Trainer:
         if structure not in self._width:
             data, sample = self._device_data(structure), members[0].hyperparameters
             try:
-                width = self._slots if packs_exactly(structure, data, sample) else 1
+                width = self.slots if packs_exactly(structure, data, sample) else 1
                 if width > 1 and self._automatic:
                     width = best_width(structure, data, sample)
             except Exception:  # that trial will raise again when it is trained, and be blamed then

@@ -40,8 +40,6 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.mean = nn.Linear(features, latent_dim)
         self.raw_scale = nn.Linear(features, latent_dim)
-        self.heads: Callable[[Tensor], tuple[Tensor, Tensor]] = self._two_heads
-        """features (..., B, F) -> mean and raw scale; the pack puts one that does both at once in its place"""
         self.decoder = decoder
         self.likelihood = likelihood
         self.input_factor = input_factor
@@ -49,15 +47,13 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., B, D) -> posterior mean and raw scale a, each (..., B, L)."""
-        return self.heads(self.encoder(x * self.input_factor if self.input_factor != 1 else x))
+        features = self.encoder(x * self.input_factor if self.input_factor != 1 else x)
+        return self.mean(features), self.raw_scale(features)
 
     def decode(self, z: Tensor) -> Tensor:
         """z (..., B, L) -> the likelihood's parameters (..., B, D)."""
         output: Tensor = self.decoder(z)
         return output
-
-    def _two_heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean(features), self.raw_scale(features)
 
     @property
     def observation(self) -> LikelihoodModule:
