@@ -207,7 +207,6 @@ def drive(scenario: Scenario) -> tuple[int, Clock, Clock, Clock]:
                 holder=holder,
                 executor=TimedExecutor(simulated, workers),
                 paths=paths,
-                slots=scenario.slots,
                 observe=Observer(study, where.slots, SilentProgress()),
             )
             assert sweep.run()

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ..records import State, TrialTask
 from ..vae.metrics import evaluate
-from ..vae.model import VAE, build_vae, elbo_terms, initialise, start_from
+from ..vae.model import VAE, build_vae, initialise, start_from
 from ..vae.scales import SCALES
 from .device_data import DeviceData
 from .draws import batch_order, epoch_noise
 from .optimizers import OPTIMIZERS
 from .slots import Slot, SlotMaths
 from .stack import Stack
+from .step import Step
 from .structure import Structure
 
 CURVES = {
@@ -91,11 +92,12 @@ class Pack:
         for slot in self.slots:
             slot.worker_seconds += share
 
+    @torch.no_grad()
     def train_steps(self, limit: int | None = None) -> Tensor:
         """The optimizer steps of one epoch (at most `limit`); returns the mean training ELBO, (M,) float64."""
         self._maths.begin_epoch()
         order_SMR, noise_SMRL = self._draw()
-        views = self.stack.bind(self.rows_MP, with_gradient=True)
+        compute = Step(self.stack, self._maths, self.rows_MP, self._gradient_MP)
         # Optimizer steps taken by each slot, as torch's fused kernels want them.
         taken_M = torch.tensor([float(slot.epoch * len(self._batches.counts)) for slot in self.slots])
         taken_M = taken_M.to(self.data.device)
@@ -117,28 +119,26 @@ class Pack:
             if step == limit:
                 break
             x_MRD = self.data.train_x.index_select(0, order_MR.view(-1)).view(*order_MR.shape, -1)
-            terms = elbo_terms(self.stack.model, self._maths.scale, x_MRD, noise_MRL, self._maths.hyper)
-            loss_M = (self._maths.loss(terms) * weight_R).sum(-1)
-            gradients = torch.autograd.grad(loss_M.sum(), views)
-            with torch.no_grad():
-                self.stack.gradients_into(self._gradient_MP, gradients)
-                finite = self._finite(loss_M.detach())
-                elbo_M = ((terms.distortion + terms.rate.sum(-1)) * weight_R).sum(-1)
-                total_M -= elbo_M.double() * count
-                for i, slot in enumerate(self.slots):
-                    if slot.running and not finite[i]:
-                        slot.end(State.DIVERGED, _blame(slot, step, loss_M[i], terms.raw[i]))
-                taken_M += 1
-                for slot, row, gradient, state, taken, hyper in slot_rows:
-                    if slot.running:
-                        self._optimizer.update(row, gradient, state, taken, hyper)
+            terms, loss_MR = compute(x_MRD, noise_MRL, weight_R)
+            loss_M = (loss_MR * weight_R).sum(-1)
+            elbo_M = ((terms.distortion + terms.rate.sum(-1)) * weight_R).sum(-1)
+            total_M.sub_(elbo_M, alpha=count)
+            if not self._all_finite(loss_M):
+                for i, finite in enumerate(self._finite(loss_M)):
+                    if self.slots[i].running and not finite:
+                        self.slots[i].end(State.DIVERGED, _blame(self.slots[i], step, loss_M[i], terms.raw[i]))
+            taken_M += 1
+            for slot, row, gradient, state, taken, hyper in slot_rows:
+                if slot.running:
+                    self._optimizer.update(row, gradient, state, taken, hyper)
         return total_M / self.data.train_x.shape[0] + self.data.train_log_base
+
+    def _all_finite(self, loss_M: Tensor) -> bool:
+        """Whether all losses and gradients are surely finite."""
+        return math.isfinite(float((loss_M + self._gradient_MP.sum(1)).sum()))
 
     def _finite(self, loss_M: Tensor) -> list[bool]:
         """Whether each slot's loss and gradient are finite, the same in any pack."""
-        quick = torch.isfinite(loss_M + self._gradient_MP.sum(1))
-        if bool(quick.all()):
-            return [True] * len(self.slots)
         # A sum of finite numbers may overflow in one order and not in another; times zero it cannot.
         exact: list[bool] = ((loss_M * 0 + (self._gradient_MP * 0).sum(1)) == 0).tolist()
         return exact

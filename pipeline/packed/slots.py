@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..records import State, TrialTask
 from ..vae.model import Terms
-from ..vae.objectives import OBJECTIVES, warmup_weight
+from ..vae.objectives import OBJECTIVES, WeightedRate, warmup_weight
 from ..vae.posterior import Posterior
 from ..vae.scales import SCALES
 from .optimizers import SlotHyper
@@ -70,6 +70,17 @@ class Slot:
         self.state, self.cause = state, cause
 
 
+class TermGradients(NamedTuple):
+    """The gradient of a weighted loss by the ELBO's terms."""
+
+    distortion: Tensor
+    """(M, B)"""
+    rate: Tensor
+    """(M, B, L) or (M, B, 1)"""
+    rest: tuple[Tensor, Tensor] | None
+    """by the posterior's mean and raw scale (M, B, L) where an objective uses them on its own"""
+
+
 class SlotMaths:
     """Scale, objective and hyperparameter tensors of a fixed sequence of slots.
 
@@ -79,10 +90,11 @@ class SlotMaths:
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype, device: torch.device) -> None:
         self._slots = slots
         self._dtype, self._device = dtype, device
-        self._scales = [(SCALES[name].forward, part) for name, part in _runs([s.scale for s in slots])]
+        self._scales = [(SCALES[name], part) for name, part in _runs([s.scale for s in slots])]
         self._objectives = [(OBJECTIVES[name], part) for name, part in _runs([s.objective for s in slots])]
         self._beta = self._column([slot.number("beta") for slot in slots])
         self._warmup = self._beta
+        self._rate_weight: Tensor | None = None
         self.hyper = {"observation_std": self._column([s.number("observation_std") for s in slots]).unsqueeze(-1)}
 
     def begin_epoch(self) -> None:
@@ -90,16 +102,46 @@ class SlotMaths:
         self._warmup = self._column(
             [warmup_weight(slot.epoch, int(slot.number("beta_warmup_epochs"))) for slot in self._slots]
         )
+        weights = [
+            objective.weight(self._beta[part], self._warmup[part])
+            for objective, part in self._objectives
+            if isinstance(objective, WeightedRate)
+        ]
+        self._rate_weight = torch.cat(weights) if len(weights) == len(self._objectives) else None
 
     def scale(self, raw_MBL: Tensor) -> tuple[Tensor, Tensor]:
         """σ and log σ, each slot by its own scale."""
         if len(self._scales) == 1:
-            return self._scales[0][0](raw_MBL)
-        parts = [forward(raw_MBL[part]) for forward, part in self._scales]
+            return self._scales[0][0].forward(raw_MBL)
+        parts = [scale.forward(raw_MBL[part]) for scale, part in self._scales]
         return torch.cat([sigma for sigma, _ in parts]), torch.cat([log_sigma for _, log_sigma in parts])
 
-    def loss(self, terms: Terms) -> Tensor:
-        """Per-image loss (M, B), each slot by its own objective."""
+    def jacobian(self, raw_MBL: Tensor) -> Tensor:
+        """d log σ / d raw, each slot by its own scale."""
+        if len(self._scales) == 1:
+            return self._scales[0][0].jacobian(raw_MBL)
+        return torch.cat([scale.jacobian(raw_MBL[part]) for scale, part in self._scales])
+
+    def loss_and_gradients(self, terms: Terms, weight_B: Tensor) -> tuple[Tensor, TermGradients]:
+        """Per-image loss (M, B), and the gradients of its sum weighted by `weight_B`."""
+        if self._rate_weight is None:
+            return self._by_autograd(terms, weight_B)
+        loss = terms.distortion + terms.rate.sum(-1) * self._rate_weight
+        to_rate = (weight_B * self._rate_weight).unsqueeze(-1)
+        return loss, TermGradients(weight_B.expand_as(loss), to_rate, None)
+
+    def _by_autograd(self, terms: Terms, weight_B: Tensor) -> tuple[Tensor, TermGradients]:
+        """For objectives that are any function; the same bits for those that need it not."""
+        leaves = [t.detach().requires_grad_() for t in (terms.distortion, terms.rate, terms.posterior.mean, terms.raw)]
+        distortion, rate, mean, raw = leaves
+        with torch.enable_grad():
+            loss = self._loss(Terms(distortion, rate, Posterior(mean, *self.scale(raw)), raw))
+        to_distortion, to_rate, to_mean, to_raw = torch.autograd.grad(
+            loss, leaves, weight_B.expand_as(loss), materialize_grads=True
+        )
+        return loss.detach(), TermGradients(to_distortion, to_rate, (to_mean, to_raw))
+
+    def _loss(self, terms: Terms) -> Tensor:
         if len(self._objectives) == 1:
             return self._objectives[0][0](terms, beta=self._beta, warmup=self._warmup)
         return torch.cat(

@@ -8,12 +8,12 @@ A new likelihood is one class and one line in the table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from .functions import counts_log_kernel, sigmoid
+from .functions import counts_kernel_and_slope, counts_log_kernel, sigmoid
 from .posterior import HALF_LOG_2PI
 
 Hyper = Mapping[str, Tensor]
@@ -36,6 +36,14 @@ class LikelihoodModule(Protocol):
         """E[x|z] in the data's units, without gradient. (..., B, D) -> (..., B, D)."""
 
 
+@runtime_checkable
+class Sloped(Protocol):
+    """A likelihood without parameters that gives its derivative along; for speed only."""
+
+    def log_kernel_and_slope(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """log_kernel (..., B) and its derivative by the output (..., B, D)."""
+
+
 class Binomial(nn.Module):
     """x ~ Binomial(levels, sigmoid(output)) for each pixel: exact for counts 0..levels."""
 
@@ -48,6 +56,10 @@ class Binomial(nn.Module):
     def log_kernel(self, x: Tensor, output: Tensor, hyper: Hyper) -> Tensor:
         """Sum over pixels of x·l - n·softplus(l)."""
         return counts_log_kernel(output, x, self.trials)
+
+    def log_kernel_and_slope(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and x - n·sigmoid(l)."""
+        return counts_kernel_and_slope(output, x, self.trials)
 
     def log_base(self, x: Tensor) -> Tensor:
         """Sum over pixels of log C(n, x)."""

@@ -45,9 +45,13 @@ class VAE(nn.Module):
         self.input_factor = input_factor
         self.latent_dim = latent_dim
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """What the encoder sees of x (..., B, D)."""
+        return x * self.input_factor if self.input_factor != 1 else x
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., B, D) -> posterior mean and raw scale a, each (..., B, L)."""
-        features = self.encoder(x * self.input_factor if self.input_factor != 1 else x)
+        features = self.encoder(self.scaled(x))
         return self.mean(features), self.raw_scale(features)
 
     def decode(self, z: Tensor) -> Tensor:

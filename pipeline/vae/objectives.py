@@ -8,20 +8,29 @@ A new objective is one function and one line in the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from .model import Terms
 
 
-def elbo(terms: Terms, *, beta: Tensor, warmup: Tensor) -> Tensor:
-    """Negative ELBO, D + w·R (Kingma & Welling 2013). beta, warmup: scalars or (M, 1)."""
-    return terms.distortion + terms.rate.sum(-1) * warmup
+@dataclass(frozen=True, slots=True)
+class WeightedRate:
+    """D + weight(β, w)·R: an objective that the packed step differentiates without autograd."""
+
+    weight: Callable[[Tensor, Tensor], Tensor]
+    """(beta, warmup) -> the rate's weight; all scalars or (M, 1)"""
+
+    def __call__(self, terms: Terms, *, beta: Tensor, warmup: Tensor) -> Tensor:
+        """The loss (..., B). beta, warmup: scalars or (M, 1)."""
+        return terms.distortion + terms.rate.sum(-1) * self.weight(beta, warmup)
 
 
-def beta_vae(terms: Terms, *, beta: Tensor, warmup: Tensor) -> Tensor:
-    """D + β·w·R (Higgins et al. 2017). beta, warmup: scalars or (M, 1)."""
-    return terms.distortion + terms.rate.sum(-1) * (beta * warmup)
+elbo = WeightedRate(lambda beta, warmup: warmup)
+"""Negative ELBO, D + w·R (Kingma & Welling 2013)."""
+beta_vae = WeightedRate(lambda beta, warmup: beta * warmup)
+"""D + β·w·R (Higgins et al. 2017)."""
 
 
 def warmup_weight(epoch: int, warmup_epochs: int) -> float:

@@ -35,6 +35,12 @@ class Posterior:
         """KL(q(z_j|x) || N(0, 1)) for each latent, nats, (..., B, L) (same paper, appendix B)."""
         return gaussian_kl(self.mean, self.sigma, self.log_sigma)
 
+    def back(self, noise: Tensor, to_sample: Tensor, to_kl: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients by μ and by log σ (σ moving with it), given those by `sample(noise)` and by `kl()`."""
+        to_mean = (self.mean * to_kl).add_(to_sample)
+        to_log_sigma = (self.sigma * self.sigma).sub_(1).mul_(to_kl)
+        return to_mean, to_log_sigma.add_((self.sigma * noise).mul_(to_sample))
+
     def log_q(self, z: Tensor) -> Tensor:
         """log q(z_j|x) for each latent, nats, (..., B, L)."""
         standard = (z - self.mean) / self.sigma

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .functions import log_softplus, sigmoid, softplus
+from .functions import log_softplus, log_softplus_slope, softplus
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Scale:
     inverse: Callable[[float], float]
     """σ > 0 -> the raw a that yields it (the positive one where there are two)"""
     jacobian: Callable[[Tensor], Tensor]
-    """J(a) = d log σ / d a, (...) -> (...)"""
+    """J(a) = d log σ / d a, (...) -> (...); training goes back by it, so as stable as `forward`"""
     domain: str = ""
     """the rule for a, when not every a is allowed; for the recorded cause of a divergence"""
     outside: Callable[[Tensor], Tensor] | None = None
@@ -72,10 +72,6 @@ def _inverse_softplus(value: float) -> float:
     return value + math.log(-math.expm1(-value))
 
 
-def _softplus_jacobian(a: Tensor) -> Tensor:
-    return sigmoid(a) * torch.exp(-log_softplus(a))
-
-
 SCALES: Mapping[str, Scale] = {
     "log_variance": Scale(
         formula="σ = exp(a/2)",
@@ -93,13 +89,13 @@ SCALES: Mapping[str, Scale] = {
         formula="σ = log(1 + exp(a))",
         forward=_softplus_std,
         inverse=_inverse_softplus,
-        jacobian=_softplus_jacobian,
+        jacobian=log_softplus_slope,
     ),
     "softplus_variance": Scale(
         formula="σ² = log(1 + exp(a))",
         forward=_softplus_variance,
         inverse=lambda sigma: _inverse_softplus(sigma * sigma),
-        jacobian=lambda a: _softplus_jacobian(a) * 0.5,
+        jacobian=lambda a: log_softplus_slope(a) * 0.5,
     ),
     "raw_std": Scale(
         formula="σ = |a|",
