@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.packed import layers
 from pipeline.packed.device_data import DeviceData
 from pipeline.packed.pack import Pack
 from pipeline.packed.pieces import ByAutograd, Chain
@@ -23,7 +24,7 @@ from pipeline.vae.objectives import OBJECTIVES
 from pipeline.vae.posterior import make_posterior
 from pipeline.vae.scales import SCALES, Scale
 
-from .kit import task, tiny_dataset
+from .kit import task, tiny_dataset, train_all
 
 FORM_OF_KIND = {"counts": "counts", "binary": "binarised", "real": "grey"}
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -196,3 +197,25 @@ def test_counts_slope_keeps_its_precision(trials: float) -> None:
     zero = torch.zeros_like(logits).unsqueeze(-1)
     tail = -counts_kernel_and_slope(logits[:4].unsqueeze(-1), zero[:4], trials)[1][:, 0].double() / trials
     torch.testing.assert_close(tail, torch.sigmoid(logits[:4].double()), rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("hidden", [(101,), (33, 17)])
+def test_gradients_of_large_weights_are_written_in_place(
+    hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = pack_of(torch.float64, hidden=hidden)
+    copied, written = torch.zeros_like(pack.rows_MP), torch.zeros_like(pack.rows_MP)
+    Step(pack.stack, pack._maths, pack.rows_MP, copied)(*batch_of(pack))
+    monkeypatch.setattr(layers, "LARGE", 1)
+    Step(pack.stack, pack._maths, pack.rows_MP, written)(*batch_of(pack))
+    torch.testing.assert_close(written, copied, rtol=1e-12, atol=1e-12)
+
+
+def test_large_weights_train_to_the_same_bits_in_a_pack() -> None:
+    tasks = [task(number, epochs=2, hidden=(1900,)) for number in range(3)]
+    assert tiny_dataset().train.shape[1] * 1900 >= layers.LARGE
+    packed = train_all(tasks, slots=3)
+    for one in tasks:
+        alone = train_all([one], slots=1)[one.key]
+        assert packed[one.key].largest_pack == 3
+        assert dict(alone.curves) == dict(packed[one.key].curves) and alone.files == packed[one.key].files
