@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import engine
 from benchmarks.ours import SWEPT
 from benchmarks.peer_loop import Shape
-from benchmarks.session import OURS, Timed, Workload, busy_share, make_store, run_side
+from benchmarks.session import OURS, PEERS, Timed, Workload, busy_share, make_store, run_side
 from benchmarks.workload import write_digits
 
 CORES = 2
@@ -82,6 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="minutes instead of an hour; not for quoting")
     parser.add_argument("--only", choices=["sweeps", "engine"], help="one of the two parts")
+    parser.add_argument("--workload", choices=GATES, help="one of the two sizes of sweep")
+    parser.add_argument("--peer", choices=PEERS, action="append", help="these only; may be given more than once")
     parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/full.json or quick.json")
     args = parser.parse_args()
     extent = QUICK if args.quick else FULL
@@ -91,7 +93,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if args.only != "engine":
-            rows += sweeps(Path(folder), extent, report)
+            workloads = [work for work in extent.workloads if args.workload in (None, work.name)]
+            rows += sweeps(Path(folder), extent, report, workloads, args.peer or list(PEERS))
         if args.only != "sweeps":
             rows += engines(Path(folder), extent, report)
     report |= {"ended": time.strftime("%FT%T%z"), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
@@ -101,16 +104,18 @@ def main() -> None:
     print(f"\nwritten to {out}")
 
 
-def sweeps(folder: Path, extent: Extent, report: dict[str, Any]) -> list[Row]:
+def sweeps(
+    folder: Path, extent: Extent, report: dict[str, Any], workloads: Sequence[Workload], peers: Sequence[str]
+) -> list[Row]:
     """Whole sweeps: every side once in every round, the order turned round by round."""
     data, store = folder / "digits.npz", folder / "empty.db"
     write_digits(data)
     make_store(store)
     load_once()
     rows = []
-    for work in extent.workloads:
+    for work in workloads:
         agreement = report.setdefault("agreement", {})[work.name] = agree(data, SWEPT, work.epochs, extent.seeds)
-        sides = [OURS, *GATES[work.name]]
+        sides = [OURS, *(peer for peer in GATES[work.name] if peer in peers)]
         timed: list[Timed] = []
         for turn in range(extent.rounds):
             for side in turned(sides, turn):
@@ -136,6 +141,8 @@ def sweep_rows(work: Workload, timed: Sequence[Timed], agreement: dict[str, Any]
 
     rows = []
     for peer, gate in GATES[work.name].items():
+        if not any(run.side == peer for run in timed):
+            continue
         problems = [f"{run.side}: {run.problem}" for run in timed if run.side in (OURS, peer) and run.problem]
         if not agreement["agrees"]:
             problems.append(f"validation ELBOs differ by {agreement['gap_nats']:.2f} nats")
