@@ -325,7 +325,9 @@ PILOT_LOG_VARIANCE_NATS = (-114.8, -112.8)
 PILOT_LOG_STD_GAIN_NATS = (0.1, 1.2)
 """log_std minus log_variance, mean over paired seeds; two sets of 40 seeds gave 0.50 ± 0.18 and 0.77 ± 0.20"""
 PILOT_ALPHA = 0.05
-"""raw_std is worse, one-sided paired t"""
+"""raw_std is worse, one-sided paired t over the seeds that converged"""
+PILOT_RAW_STD_DIVERGED = 2
+"""so many of the raw_std seeds may end by an exact a = 0 among their 20 million values: log |a| has no value there"""
 
 
 @pytest.mark.slow
@@ -349,18 +351,22 @@ def test_the_pilot_study_is_reproduced() -> None:
         for seed in range(seeds)
     }
     outcomes = train_all(list(tasks.values()), 16, dataset)
-    assert all(outcome.state is State.COMPLETE for outcome in outcomes.values())
+    diverged = {pair: outcomes[one.key] for pair, one in tasks.items() if outcomes[one.key].state is State.DIVERGED}
+    assert {outcome.state for outcome in outcomes.values()} <= {State.COMPLETE, State.DIVERGED}
+    assert {scale for scale, _ in diverged} <= {"raw_std"} and len(diverged) <= PILOT_RAW_STD_DIVERGED
+    assert all(str(outcome.cause).endswith("raw_std needs a != 0") for outcome in diverged.values())
     elbo = {
-        scale: np.array([outcomes[tasks[scale, seed].key].metrics["test/elbo"] for seed in range(seeds)])
+        scale: np.array([outcomes[tasks[scale, seed].key].metrics.get("test/elbo", math.nan) for seed in range(seeds)])
         for scale, seeds in PILOT_SEEDS.items()
     }
     gain = elbo["log_std"] - elbo["log_variance"]
-    raw = elbo["raw_std"] - elbo["log_variance"][: len(elbo["raw_std"])]
+    converged = np.flatnonzero(np.isfinite(elbo["raw_std"]))
+    raw = elbo["raw_std"][converged] - elbo["log_variance"][converged]
     for name, values in (("log_variance", elbo["log_variance"]), ("log_std gain", gain), ("raw_std gain", raw)):
         print(f"{name}: {values.mean():.3f} ± {values.std(ddof=1) / math.sqrt(len(values)):.3f} (n={len(values)})")
     low, high = PILOT_LOG_VARIANCE_NATS
     assert low < elbo["log_variance"].mean() < high
     low, high = PILOT_LOG_STD_GAIN_NATS
     assert low < gain.mean() < high
-    worse = ttest_rel(elbo["raw_std"], elbo["log_variance"][: len(elbo["raw_std"])], alternative="less")
+    worse = ttest_rel(elbo["raw_std"][converged], elbo["log_variance"][converged], alternative="less")
     assert worse.pvalue < PILOT_ALPHA
