@@ -68,8 +68,7 @@ class MlflowTracker:
         user has not, the environment variables MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 and
         MLFLOW_HTTP_REQUEST_TIMEOUT=15 (seconds), and those that keep MLflow quiet. Raises TrackerError.
         """
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        _set_environment()
         if uri.startswith("sqlite:///"):
             _prepare_sqlite(uri)
         with warnings.catch_warnings():
@@ -92,8 +91,7 @@ class MlflowTracker:
                 warnings.simplefilter("ignore")
                 import mlflow  # noqa: F401
 
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        _set_environment()
         thread = threading.Thread(target=load)
         thread.start()
         thread.join()
@@ -295,6 +293,11 @@ class MlflowTracker:
                 f"MLflow must accept what it is sent, but refused at {where}. "
                 "Check MLFLOW_TRACKING_URI, its login and the server's --allowed-hosts."
             ) from error
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _prepare_sqlite(uri: str) -> None:
