@@ -57,8 +57,8 @@ class Watch:
     """all workers' time since the start"""
     steady_use: WorkerUse = field(default_factory=WorkerUse)
     """the part of it in which every worker was there and enough trials were left for twice its slots"""
-    last: str = ""
-    """the newest thing worth a line"""
+    news: list[str] = field(default_factory=list)
+    """what was worth a line since the start"""
 
 
 class Sweep:
@@ -185,7 +185,7 @@ class Sweep:
                 raise SweepConflictError(_mixed(self.name, event, self._fingerprint))
             self._ledger.update_sweep(self.name, reproducible=False)
         self._placement.join(event.worker, event.slots)
-        self.watch.last = f"worker {event.worker} on {event.host} is ready"
+        self.watch.news.append(f"worker {event.worker} on {event.host} is ready")
 
     def _first_fingerprint(self, candidate: Mapping[str, str]) -> dict[str, str]:
         """The one in the ledger; `candidate` where there is none yet."""
@@ -197,7 +197,7 @@ class Sweep:
 
     def _lose(self, event: WorkerLost) -> list[TrialRecord]:
         """Its trials wait again, or have failed when that has happened too often."""
-        self.watch.last = f"worker {event.worker} was lost: {event.reason}"
+        self.watch.news.append(f"worker {event.worker} was lost: {event.reason}")
         records = []
         for key in self._placement.leave(event.worker):
             self._losses[key] += 1

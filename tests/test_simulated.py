@@ -267,9 +267,15 @@ FAR = {"learning_rate": {"low": 1.0e-4, "high": 1.0, "log": True}}
 
 
 class Recorder(SilentProgress):
-    """Remembers the last snapshot."""
+    """Remembers the last snapshot and all lines."""
 
     last: ProgressSnapshot | None = None
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
 
     def start(self, snapshot: ProgressSnapshot) -> None:
         self.last = snapshot
@@ -318,6 +324,7 @@ def driven(
         )
         assert around(sweep) == (stop_after is None)
         assert progress.last is not None
+        assert len([line for line in progress.lines if line.endswith("is ready")]) >= workers, "all that join are named"
         return ledger.trials(study.name), progress.last
 
 

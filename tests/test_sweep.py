@@ -219,6 +219,7 @@ def test_ray_survives_kill_9_of_driver_and_worker(tmp_path: Path) -> None:
     process = vae_sweep_started(
         "run", file, "--workdir", workdir, "--mlflow", "none", "--workers", "2", "--slots", "3", log=tmp_path / "log2"
     )
+    wait_for(lambda: all(f"worker ray-{n} on" in (tmp_path / "log2").read_text() for n in range(2)), process)
     ended = sum(r.state in ENDED for r in records(workdir))
     wait_for(lambda: sum(r.state in ENDED for r in records(workdir)) >= ended + 3, process)
     os.kill(a_training_actor(process.pid), signal.SIGKILL)

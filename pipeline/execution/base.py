@@ -11,8 +11,8 @@ from ..records import Event, TrialTask
 class Executor(Protocol):
     """Workers that train trials.
 
-    Workers announce themselves by `WorkerJoined` and go by `WorkerLost`; trials of a lost worker are the driver's
-    to hand out again. Every trial that was submitted to a live worker ends in exactly one `TrialEnded`.
+    Workers announce themselves by `WorkerJoined` and go by `WorkerLost` (some before they have joined); trials of a
+    lost worker are the driver's to hand out again. Every trial that was submitted to a live worker ends in exactly one `TrialEnded`.
     """
 
     @property

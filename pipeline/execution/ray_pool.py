@@ -180,7 +180,7 @@ class RayPool:
                 "See the logs below /tmp/ray/session_latest/logs; `--executor inline` runs without Ray."
             )
         self._start_worker()
-        return [WorkerLost(worker.name, reason)] if worker.joined else []
+        return [WorkerLost(worker.name, reason)]
 
 
 def _start(address: str | None, workers: int) -> None:

@@ -32,14 +32,15 @@ class Observer:
         self._study, self._slots, self._progress = study, slots, progress
         self._began = self._due = time.time()
         self._arms = arms(study)
-        self._said = ""
+        self._said = 0
+        """lines of news shown"""
         self._started = False
 
     def __call__(self, sweep: Sweep) -> None:
         """Shows what is new, when it is time."""
-        if sweep.watch.last != self._said:
-            self._said = sweep.watch.last
-            self._progress.message(self._said)
+        for line in sweep.watch.news[self._said :]:
+            self._progress.message(line)
+        self._said = len(sweep.watch.news)
         now = time.time()
         if now >= self._due or sweep.finished:
             snapshot = self._snapshot(sweep, now)
