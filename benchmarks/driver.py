@@ -30,7 +30,7 @@ from pipeline.execution.simulated import SimulatedExecutor
 from pipeline.launch import Where
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
-from pipeline.records import ENDED, Event, TrialTask
+from pipeline.records import ENDED, Event, TrialKey, TrialTask
 from pipeline.report.observer import Observer
 from pipeline.report.progress import SilentProgress
 from pipeline.space import arms
@@ -133,6 +133,10 @@ class TimedExecutor:
 
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         self._submitted.append((worker, tasks))
+
+    def withdraw(self, worker: str, keys: Sequence[TrialKey]) -> None:
+        with self._clock.running():
+            self._executor.withdraw(worker, keys)
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         with self._clock.running():

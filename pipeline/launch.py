@@ -37,7 +37,7 @@ from .records import (
 from .report.observer import Observer
 from .report.progress import Progress
 from .results import Results, describe, load_results, trial_of
-from .space import arms
+from .space import arms, most_workers
 from .stages import Stages
 from .sweep import Sweep
 
@@ -52,7 +52,13 @@ class Where:
     """Where a sweep runs and where its results go: never part of the study."""
 
     paths: WorkPaths
-    workers: int = 1
+    workers: int | None = 1
+    """None: all that the cluster at `address` has"""
+    max_workers: int | None = None
+    """of a cluster that grows; None: no more than the study can use"""
+    device: str = "auto"
+    """of Ray workers: `cpu`, `cuda`, or `auto`: GPUs where the cluster has some"""
+    workers_per_gpu: int = 1
     slots: int | None = None
     """trials a worker trains at once; None: as many as pay, by measurement"""
     executor: str = "ray"
@@ -156,23 +162,34 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
     if where.executor == "inline":
         from .execution.inline import InlineExecutor
 
-        return InlineExecutor(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed)
+        return InlineExecutor(dataset, workers=where.workers or 1, slots=where.slots, bank_seed=bank_seed)
     if where.executor == "simulated":
         from .execution.simulated import SimulatedExecutor
 
-        return SimulatedExecutor(workers=where.workers, slots=where.slots or AUTOMATIC_SLOTS)
+        return SimulatedExecutor(workers=where.workers or 1, slots=where.slots or AUTOMATIC_SLOTS)
     from .execution.environment import prepare_ray
 
     prepare_ray(where.address)  # before Ray is imported
     from .execution.ray_pool import RayPool
 
-    return RayPool(dataset, workers=where.workers, slots=where.slots, bank_seed=bank_seed, address=where.address)
+    return RayPool(
+        dataset,
+        workers=where.workers,
+        max_workers=where.max_workers or (most_workers(study) if where.address else where.workers),
+        slots=where.slots,
+        bank_seed=bank_seed,
+        address=where.address,
+        device=where.device,
+        workers_per_gpu=where.workers_per_gpu,
+    )
 
 
 @contextmanager
 def _workers(study: Study, dataset: DataSet, where: Where, progress: Progress) -> Iterator[Executor]:
+    count = "all" if where.workers is None else str(where.workers)
     kind = "Ray" if where.executor == "ray" else where.executor
-    progress.message(f"starting {where.workers} {kind} worker{'s' if where.workers > 1 else ''}")
+    place = f" of the cluster at {where.address}" if where.address and kind == "Ray" else ""
+    progress.message(f"starting {count} {kind} worker{'' if where.workers == 1 else 's'}{place}")
     executor = make_executor(dataset, study, where)
     try:
         yield executor

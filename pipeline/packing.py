@@ -107,6 +107,17 @@ class Placement:
                 del self._waiting[structure]
         return handed
 
+    def surplus(self) -> dict[str, list[TrialKey]]:
+        """Worker -> the newest of its trials that would be elsewhere if all were handed out now.
+
+        Empty while trials wait, and while every worker has some.
+        """
+        if self._unplaced or not self._even.get(0):
+            return {}
+        share = -(-len(self._owners) // len(self._loads))
+        heavy = [load for load, workers in self._even.items() if workers and load > share]
+        return {worker: list(self._loads[worker].trials)[share:] for load in heavy for worker in self._even[load]}
+
     def _best(self, structure: Structure, limit: int) -> str | None:
         """The least loaded worker, of several one with most trials of the structure; None when all have `limit`."""
         load = next((load for load in range(limit) if load in self._even), None)

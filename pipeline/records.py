@@ -183,6 +183,13 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialsReturned:
+    """Trials that a worker gives back because it had not begun them."""
+
+    keys: tuple[TrialKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerUse:
     """What a worker's time went into since its last such report. Sums, so reports can be added up."""
 
@@ -214,7 +221,7 @@ class WorkerUse:
         return self.step_seconds / self.seconds if self.seconds else 0.0
 
 
-Event = EpochReport | TrialEnded | WorkerJoined | WorkerLost | WorkerUse
+Event = EpochReport | TrialEnded | TrialsReturned | WorkerJoined | WorkerLost | WorkerUse
 """What an executor tells the driver."""
 
 

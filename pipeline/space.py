@@ -144,6 +144,12 @@ def in_flight_limit(study: Study) -> int:
     return search_count(study) * at_once
 
 
+def most_workers(study: Study) -> int:
+    """More workers than this would stand idle in every phase: a trial is trained by one of them."""
+    counts = trial_counts(study)
+    return max(in_flight_limit(study), counts.shortlist, counts.repeat, 1)
+
+
 # --------------------------------------------------------------------------------- defaults and rules
 
 

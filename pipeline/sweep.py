@@ -30,6 +30,7 @@ from .records import (
     TrialKey,
     TrialOutcome,
     TrialRecord,
+    TrialsReturned,
     TrialTask,
     WorkerJoined,
     WorkerLost,
@@ -83,12 +84,22 @@ class Sweep:
         self._placement = Placement()
         self._fingerprint: dict[str, str] | None = None
         """of all workers, once the first is there"""
+        self._refused: dict[str, str] = {}
+        """workers whose numbers are not this sweep's, and why"""
+        self._begun: set[TrialKey] = set()
+        self._recalled: set[TrialKey] = set()
+        """trials that a worker was asked to give back"""
         self._losses: Counter[TrialKey] = Counter()
         self._unfinished = {search for search, part in self.stages.items() if not part.finished}
         self._unasked = set(self.stages)
         """searches in which a trial has ended since they were last asked"""
         self._stop = self._steady = False
         self._housekeeping_at = 0.0
+
+    @property
+    def _expected(self) -> int:
+        """Workers that train or will soon."""
+        return self._executor.workers - len(self._refused)
 
     @property
     def finished(self) -> bool:
@@ -110,6 +121,7 @@ class Sweep:
         while not self.finished:
             self._hand_out(self._due())
             self._take(self._executor.poll(POLL_SECONDS))
+            self._spread()
             self._keep_house()
             self._observe(self)
             if self._stop:
@@ -135,7 +147,7 @@ class Sweep:
     def _hand_out(self, due: Sequence[TrialRecord]) -> None:
         """Gives workers what waits, `due` last."""
         self._wait(due)
-        handed = self._placement.place(self._executor.workers)
+        handed = self._placement.place(self._expected)
         taken = [self._record(key) for keys in handed.values() for key in keys]
         changed = {record.key: record for record in due}
         changed |= {r.key: replace(r, state=State.RUNNING, attempts=r.attempts + 1) for r in taken}
@@ -149,11 +161,14 @@ class Sweep:
             match event:
                 case EpochReport():
                     self.watch.reports += 1
+                    self._begun.add(event.key)
                 case WorkerUse():
                     self.watch.use += event
                     self.watch.steady_use += event if self._steady else WorkerUse()
                 case TrialEnded():
                     ended += self._end(event)
+                case TrialsReturned():
+                    ended += self._return(event.keys)
                 case WorkerJoined():
                     self._join(event)
                 case WorkerLost():
@@ -170,6 +185,8 @@ class Sweep:
 
     def _ended(self, key: TrialKey, outcome: TrialOutcome) -> TrialRecord:
         insort(self.watch.ended_at, outcome.ended_at)
+        self._begun.discard(key)
+        self._recalled.discard(key)
         folder = self._paths.trial(self.name, key)
         for file, content in outcome.files.items():
             write_atomically(folder / file, content)
@@ -177,15 +194,23 @@ class Sweep:
         return replace(self._record(key), state=outcome.state, outcome=replace(outcome, files={}), files=files)
 
     def _join(self, event: WorkerJoined) -> None:
-        """Takes a worker whose numbers are those of the sweep's first one."""
+        """Takes a worker whose numbers are those of the sweep's first one; another gets no trials."""
         if self._fingerprint is None:
             self._fingerprint = self._first_fingerprint(event.fingerprint)
         if self._fingerprint != dict(event.fingerprint):
             if not self._allow_mixed:
-                raise SweepConflictError(_mixed(self.name, event, self._fingerprint))
+                self._refuse(event, self._fingerprint)
+                return
             self._ledger.update_sweep(self.name, reproducible=False)
         self._placement.join(event.worker, event.slots)
         self.watch.news.append(f"worker {event.worker} on {event.host} is ready")
+
+    def _refuse(self, event: WorkerJoined, fingerprint: Mapping[str, str]) -> None:
+        """Raises SweepConflictError when that leaves no worker at all."""
+        self._refused[event.worker] = why = _mixed(self.name, event, fingerprint)
+        if not self._placement.workers and not self._expected:
+            raise SweepConflictError(why)
+        self.watch.news.append(f"worker {event.worker} gets no trials. {why}")
 
     def _first_fingerprint(self, candidate: Mapping[str, str]) -> dict[str, str]:
         """The one in the ledger; `candidate` where there is none yet."""
@@ -198,8 +223,11 @@ class Sweep:
     def _lose(self, event: WorkerLost) -> list[TrialRecord]:
         """Its trials wait again, or have failed when that has happened too often."""
         self.watch.news.append(f"worker {event.worker} was lost: {event.reason}")
+        self._refused.pop(event.worker, None)
         records = []
         for key in self._placement.leave(event.worker):
+            self._begun.discard(key)
+            self._recalled.discard(key)
             self._losses[key] += 1
             if self._losses[key] > LOSSES_ALLOWED:
                 cause = f"its worker was lost {self._losses[key]} times, at last: {event.reason}"
@@ -209,6 +237,22 @@ class Sweep:
                 self._wait(records[-1:])
         return records
 
+    def _return(self, keys: Iterable[TrialKey]) -> list[TrialRecord]:
+        """Trials that have not begun wait again, as if they had not been handed out."""
+        mine = [self._record(key) for key in keys if self._placement.end(key) is not None]
+        records = [replace(record, state=State.WAITING, attempts=record.attempts - 1) for record in mine]
+        self._recalled.difference_update(keys)
+        self._wait(records)
+        return records
+
+    def _spread(self) -> None:
+        """A worker without trials gets some that have not begun elsewhere: a host that comes late is of use at once."""
+        for worker, keys in self._placement.surplus().items():
+            waiting = [key for key in keys if key not in self._begun and key not in self._recalled]
+            if waiting:
+                self._recalled.update(waiting)
+                self._executor.withdraw(worker, waiting)
+
     def _keep_house(self) -> None:
         now = time.time()
         if now - self._housekeeping_at < HOUSEKEEPING_SECONDS:
@@ -216,7 +260,7 @@ class Sweep:
         self._housekeeping_at = now
         self._ledger.heartbeat(self.name, "driver", self._holder, now)
         left = sum(sum(part.expected().values()) - part.ended for part in self.stages.values())
-        workers = self._executor.workers
+        workers = self._expected
         self._steady = self._placement.workers >= workers and left >= 2 * workers * self._placement.slots
         found = self._ledger.sweep(self.name)
         if found is None or found.stop_requested:

@@ -31,6 +31,7 @@ from pipeline.records import (
     TrialKey,
     TrialOutcome,
     TrialRecord,
+    TrialsReturned,
     WorkerJoined,
     WorkerLost,
 )
@@ -83,6 +84,10 @@ def outcomes(events: list[Event]) -> dict[TrialKey, TrialOutcome]:
     return {event.key: event.outcome for event in ended}
 
 
+def begun(events: list[Event]) -> set[TrialKey]:
+    return {event.key for event in events if isinstance(event, EpochReport)}
+
+
 @pytest.mark.parametrize("name", ["simulated", "inline", pytest.param("ray", marks=pytest.mark.slow)])
 class TestExecutor:
     @pytest.fixture
@@ -109,6 +114,19 @@ class TestExecutor:
         executor.submit(second, tasks[9:])
         events += events_until(executor, lambda more: len(outcomes(events + more)) == len(tasks))
         assert outcomes(events).keys() == {task.key for task in tasks}
+        assert executor.poll(0.3) + executor.poll(0.3) == []
+
+    def test_gives_back_what_has_not_begun(self, executor: Executor) -> None:
+        first, second = self.workers(executor)
+        tasks = {task(number).key: task(number, epochs=400) for number in range(7)}
+        executor.submit(first, list(tasks.values()))
+        events = events_until(executor, lambda events: len(begun(events)) >= SLOTS)
+        executor.withdraw(first, [*tasks, task(99).key])
+        events += events_until(executor, lambda more: any(isinstance(event, TrialsReturned) for event in more))
+        (returned,) = [event.keys for event in events if isinstance(event, TrialsReturned)]
+        assert 0 < len(returned) <= len(tasks) - SLOTS and set(returned) == tasks.keys() - begun(events)
+        executor.submit(second, [tasks[key] for key in returned])
+        events += events_until(executor, lambda more: len(outcomes(events + more)) == len(tasks))
         assert executor.poll(0.3) + executor.poll(0.3) == []
 
     def test_reports_every_epoch_before_the_end(self, executor: Executor) -> None:
@@ -382,6 +400,21 @@ class TestDriver:
             assert row.stopped == sum(by_arm[arm.id, phase, State.STOPPED] for phase in Phase)
             values = [r.outcome.curves["val/elbo"][-1] for r in mine if r.outcome and r.state is State.COMPLETE]
             assert row.best == max(values)
+
+
+def test_a_worker_that_comes_late_gets_what_has_not_begun(tmp_path: Path) -> None:
+    file = study_file(tmp_path, search={"trials": 16, "sampler": "random", "replicates": 1})
+    few, _ = driven(file, tmp_path / "few", workers=1, slots=64)
+    more, _ = driven(file, tmp_path / "more", workers=1, slots=64, joins=[1.5])
+    assert logged(few) == logged(more)
+    ends = [max(record.outcome.ended_at for record in records if record.outcome) for records in (few, more)]
+    starts = [
+        min(record.outcome.started_at for record in more if record.outcome and record.outcome.worker == worker)
+        for worker in ("simulated-0", "simulated-1")
+    ]
+    assert starts[0] == 0.0 and 1.5 <= starts[1] < 2.5, "at once, not with the next trials"
+    assert ends[1] < ends[0]
+    assert {record.attempts for record in more} == {1}, "what had not begun was not attempted"
 
 
 def test_a_trial_that_loses_every_worker_fails_and_the_sweep_goes_on(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..records import Event, TrialTask
+from ..records import Event, TrialKey, TrialTask
 
 
 class Executor(Protocol):
     """Workers that train trials.
 
     Workers announce themselves by `WorkerJoined` and go by `WorkerLost` (some before they have joined); trials of a
-    lost worker are the driver's to hand out again. Every trial that was submitted to a live worker ends in exactly one `TrialEnded`.
+    lost worker are the driver's to hand out again. Every trial that was submitted to a live worker ends in exactly
+    one `TrialEnded`, or is returned.
     """
 
     @property
@@ -21,6 +22,9 @@ class Executor(Protocol):
 
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Hands trials to a worker that has joined. May be more than its slots; never blocks."""
+
+    def withdraw(self, worker: str, keys: Sequence[TrialKey]) -> None:
+        """Asks a worker for trials back; those it has not begun come by `TrialsReturned`, the others go on."""
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """What has happened since the last call; waits up to the timeout for the first event.

@@ -11,6 +11,14 @@ import platform
 import secrets
 from importlib.metadata import version
 
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
+"""a host that vanishes without a word is missed within a minute, not seven"""
+
+CLIENT_VERSION = "VAE_SWEEP_CLIENT_VERSION"
+"""tells a process on a cluster which version sent it"""
+SUBMITTED_TO = "VAE_SWEEP_SUBMITTED_TO"
+"""tells it by which address its user reaches the cluster"""
+
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEEP_BYTES = 32 << 20
@@ -41,6 +49,8 @@ def prepare_ray(address: str | None) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in KEEPALIVE.items():
+        os.environ.setdefault(name, value)
     if address is None:
         os.environ.pop("RAY_ADDRESS", None)
         if "RAY_AUTH_MODE" not in os.environ:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..data.dataset import DataSet
 from ..packed.trainer import Trainer
-from ..records import Event, Params, Phase, TrialEnded, TrialKey, TrialTask, WorkerJoined
+from ..records import Event, Params, Phase, TrialEnded, TrialKey, TrialsReturned, TrialTask, WorkerJoined
 from .base import Executor
 from .environment import fingerprint, prepare_process
 
@@ -35,6 +35,10 @@ class InlineExecutor:
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Queues trials at a worker."""
         self._trainers[worker].submit(tasks)
+
+    def withdraw(self, worker: str, keys: Sequence[TrialKey]) -> None:
+        """Takes what has not begun out of the worker's queue."""
+        self._news.append(TrialsReturned(self._trainers[worker].withdraw(keys)))
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """One round of epochs on every busy worker."""

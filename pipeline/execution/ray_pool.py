@@ -1,8 +1,9 @@
-"""The Ray pool: one persistent actor a CPU core or GPU, each with one trainer. The only importer of ray.
+"""The Ray pool: one persistent actor a CPU core or GPU, each with one trainer.
 
 The data set goes once into the object store. Each busy actor has two rounds of training under way, so the next one
-starts while the driver reads the last one's news; trials wait at the actor before a slot falls free. An actor that
-is lost is replaced; what it was training is the driver's to hand out again.
+starts while the driver reads the last one's news; trials wait at the actor before a slot falls free. On a cluster
+the pool follows the nodes: there is an actor wherever there is room, up to a limit. What a lost actor was training is
+the driver's to hand out again.
 
 Ray reads its settings when it is imported: call `environment.prepare_ray` before importing this module.
 """
@@ -20,33 +21,44 @@ from ray.exceptions import RayError
 
 from ..data.dataset import DataSet
 from ..errors import ExecutionError
-from ..records import Event, TrialEnded, TrialKey, TrialTask, WorkerJoined, WorkerLost
+from ..records import Event, TrialEnded, TrialKey, TrialsReturned, TrialTask, WorkerJoined, WorkerLost
 from .base import Executor
+from .ray_cluster import capacity, join, share
 
 ROUND_SECONDS = 0.2
 """how long an actor trains before it reports"""
 ROUNDS_UNDER_WAY = 2
 START_SECONDS = 180.0
-"""how long a new actor may take to say hello"""
+"""how long an actor that has a place may take to load everything"""
 LOSSES_IN_A_ROW = 5
-"""so many actors lost with no trial ended in between: something is wrong with the machine"""
+"""so many replacements lost, one after the other, with no epoch trained in between: something is wrong"""
+LOOK_SECONDS = 2.0
+"""how often a cluster is asked for its nodes"""
 
 
 class TrainerActor:
     """Runs inside a Ray worker process."""
 
-    def __init__(self, dataset: DataSet, slots: int | None, bank_seed: int, device: str) -> None:
+    def __init__(self) -> None:
+        self._trainer: Any = None
+
+    def placed(self) -> None:
+        """Answers as soon as the actor has a place on a node."""
+
+    def load(self, dataset: DataSet, slots: int | None, bank_seed: int, device: str) -> tuple[str, dict[str, str], int]:
+        """Loads everything, which takes seconds. Returns host, fingerprint and slots."""
         from .environment import fingerprint, prepare_process
 
         prepare_process()  # before torch is imported
         from ..packed.trainer import Trainer
 
         self._trainer = Trainer(dataset, slots=slots, bank_seed=bank_seed, device=device)
-        self._fingerprint = fingerprint(device)
+        return socket.gethostname(), fingerprint(device), self._trainer.slots
 
-    def hello(self) -> tuple[str, dict[str, str], int]:
-        """Host, fingerprint and slots."""
-        return socket.gethostname(), self._fingerprint, self._trainer.slots
+    def withdraw(self, tasks: Sequence[TrialTask], keys: Sequence[TrialKey]) -> list[Event]:
+        """Takes new trials, and gives back those of `keys` that have not begun."""
+        self._trainer.submit(tasks)
+        return [TrialsReturned(self._trainer.withdraw(keys))]
 
     def advance(self, tasks: Sequence[TrialTask], seconds: float) -> list[Event]:
         """Takes new trials, trains for about `seconds`, and says what happened."""
@@ -58,42 +70,61 @@ class TrainerActor:
 class _Worker:
     name: str
     actor: Any
-    hello: Any
-    started_at: float
-    joined: bool = False
+    placed: Any
+    """reference of the call that ends when the actor has a place; None: it has one"""
+    loaded: Any
+    """reference of the call that ends when it can train; None: it can"""
+    era: int
+    """how many losses came before it was started; those that came together count once"""
+    placed_at: float = 0.0
     inbox: list[TrialTask] = field(default_factory=list)
     trials: set[TrialKey] = field(default_factory=set)
     rounds: list[Any] = field(default_factory=list)
-    """object references of the rounds under way, oldest first"""
+    """references of the rounds under way, oldest first"""
+
+    @property
+    def awaited(self) -> list[Any]:
+        """What it answers next, if anything: its calls end in order."""
+        return [ref for ref in (self.placed, self.loaded, *self.rounds) if ref is not None][:1]
 
 
 class RayPool:
     """Workers on a Ray cluster: a local one started here, or the one at `address`."""
 
     def __init__(
-        self, dataset: DataSet, *, workers: int, slots: int | None, bank_seed: int, address: str | None = None
+        self,
+        dataset: DataSet,
+        *,
+        workers: int | None,
+        slots: int | None,
+        bank_seed: int,
+        address: str | None = None,
+        max_workers: int | None = None,
+        device: str = "auto",
+        workers_per_gpu: int = 1,
     ) -> None:
-        self._owns_cluster = not ray.is_initialized()
-        if self._owns_cluster:
-            _start(address, workers)
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        self._wanted = min(workers, gpus or cpus)
-        if self._wanted < 1:
-            raise ExecutionError("A Ray worker needs a CPU or a GPU, but the cluster has none free to offer.")
-        self._options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": 0}
-        self._device = "cuda" if gpus else "cpu"
-        self._slots, self._bank_seed = slots, bank_seed
-        self._dataset = ray.put(dataset)
+        """`workers`: as many are started even where there is no room yet, which is what an autoscaler adds nodes for
+        (None: what the cluster has). Nodes that join later are used as well, up to `max_workers` (None: `workers`,
+        or without them all there is room for).
+        """
+        self._owns_cluster = join(address, workers)
+        self._elastic = address is not None
+        self._share = share(device, workers_per_gpu)
+        room = capacity(self._share)
+        self._asked = min(workers or room, max_workers or workers or room)
+        self._limit = max_workers or workers
+        if not self._elastic and room < 1:
+            raise ExecutionError("A Ray worker needs a CPU or a GPU, but the cluster has none to offer.")
+        self._load = (ray.put(dataset), slots, bank_seed, self._share.device)
         self._workers: dict[str, _Worker] = {}
-        self._started = self._losses = 0
-        for _ in range(self._wanted):
-            self._start_worker()
+        self._started = self._era = self._trained_in_era = 0
+        self._looked_at = 0.0
+        self._follow_nodes()
 
     @property
     def workers(self) -> int:
-        """As many as were asked for and the cluster has room for; a lost one is replaced."""
-        return self._wanted
+        """Those with a place on a node; a cluster of our own has one for each."""
+        return sum(worker.placed is None or not self._elastic for worker in self._workers.values())
 
     def submit(self, worker: str, tasks: Sequence[TrialTask]) -> None:
         """Hands trials to an actor; they travel with its next round."""
@@ -102,9 +133,16 @@ class RayPool:
         state.trials.update(task.key for task in tasks)
         self._keep_busy(state)
 
+    def withdraw(self, worker: str, keys: Sequence[TrialKey]) -> None:
+        """Asks an actor for trials back, between two rounds."""
+        state = self._workers[worker]
+        tasks, state.inbox = state.inbox, []
+        state.rounds.append(state.actor.withdraw.remote(tasks, keys))
+
     def poll(self, timeout_seconds: float) -> list[Event]:
         """News of all actors that have some."""
-        waited_for = {ref: worker for worker in self._workers.values() for ref in self._awaited(worker)}
+        self._follow_nodes()
+        waited_for = {ref: worker for worker in self._workers.values() for ref in worker.awaited}
         ready: list[Any] = []
         if waited_for:
             references = list(waited_for)
@@ -120,26 +158,37 @@ class RayPool:
         return events
 
     def close(self) -> None:
-        """Ends the actors, and the cluster if it was started here."""
+        """Ends the actors, and the connection if it was made here."""
         for worker in self._workers.values():
             ray.kill(worker.actor)
         self._workers.clear()
         if self._owns_cluster and ray.is_initialized():
             ray.shutdown()
 
+    def _follow_nodes(self) -> None:
+        """As many actors as the cluster has room for or was asked for, within the limit."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        wanted = max(self._asked, capacity(self._share))
+        wanted = min(wanted, self._limit) if self._limit else wanted
+        while len(self._workers) < wanted:
+            self._start_worker()
+        surplus = len(self._workers) - wanted
+        for worker in [w for w in self._workers.values() if w.placed is not None][: max(surplus, 0)]:
+            ray.kill(worker.actor)  # its node has left, and no other has room
+            del self._workers[worker.name]
+
     def _start_worker(self) -> None:
         name = f"ray-{self._started}"
         self._started += 1
         actor: Any = (
             ray.remote(TrainerActor)
-            .options(**self._options)
-            .remote(self._dataset, self._slots, self._bank_seed, self._device)
+            .options(num_cpus=1, num_gpus=self._share.gpus, max_restarts=0, scheduling_strategy="SPREAD")
+            .remote()
         )
-        self._workers[name] = _Worker(name, actor, actor.hello.remote(), time.monotonic())
-
-    def _awaited(self, worker: _Worker) -> list[Any]:
-        """The next round of an actor (rounds end in order), or its hello."""
-        return worker.rounds[:1] if worker.joined else [worker.hello]
+        self._workers[name] = _Worker(name, actor, actor.placed.remote(), actor.load.remote(*self._load), self._era)
 
     def _keep_busy(self, worker: _Worker) -> None:
         while worker.trials and (len(worker.rounds) < ROUNDS_UNDER_WAY):
@@ -151,49 +200,42 @@ class RayPool:
             news = ray.get(reference)
         except RayError as error:
             return self._lose(worker, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        if not worker.joined:
-            worker.joined = True
+        if worker.placed is not None:
+            worker.placed, worker.placed_at = None, time.monotonic()
+            return []
+        if worker.loaded is not None:
+            worker.loaded = None
             return [WorkerJoined(worker.name, *news)]
         worker.rounds.remove(reference)
-        ended = {event.key for event in news if isinstance(event, TrialEnded)}
-        worker.trials -= ended
-        if ended:
-            self._losses = 0
+        worker.trials -= {event.key for event in news if isinstance(event, TrialEnded)}
+        worker.trials -= {key for event in news if isinstance(event, TrialsReturned) for key in event.keys}
+        if news:
+            self._trained_in_era = self._era
         self._keep_busy(worker)
         return list(news)
 
     def _overdue(self) -> list[Event]:
+        """Actors that have a place and still cannot train; one that waits for a place is no fault."""
         now = time.monotonic()
-        late = [w for w in self._workers.values() if not w.joined and now - w.started_at > START_SECONDS]
+        loading = [w for w in self._workers.values() if w.placed is None and w.loaded is not None]
         events: list[Event] = []
-        for worker in late:
-            ray.kill(worker.actor)
-            events += self._lose(worker, f"no answer within {START_SECONDS:.0f} s of its start")
+        for worker in loading:
+            if now - worker.placed_at > START_SECONDS:
+                ray.kill(worker.actor)
+                events += self._lose(worker, f"not ready within {START_SECONDS:.0f} s of its start")
         return events
 
     def _lose(self, worker: _Worker, reason: str) -> list[Event]:
         del self._workers[worker.name]
-        self._losses += 1
-        if self._losses >= LOSSES_IN_A_ROW:
+        self._era += worker.era == self._era
+        losses = self._era - self._trained_in_era
+        if losses >= LOSSES_IN_A_ROW:
             raise ExecutionError(
-                f"{self._losses} Ray workers were lost one after the other, the last one: {reason}. "
+                f"Ray workers were lost {losses} times in a row before they had trained an epoch, at last: {reason}. "
                 "See the logs below /tmp/ray/session_latest/logs; `--executor inline` runs without Ray."
             )
-        self._start_worker()
+        self._looked_at = 0.0  # it is replaced at once where there is room
         return [WorkerLost(worker.name, reason)]
-
-
-def _start(address: str | None, workers: int) -> None:
-    """Connects to a cluster, or starts one on this machine that listens for itself only."""
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    try:
-        if address:
-            ray.init(address=address, **common)
-            return
-        ray.init(num_cpus=workers, include_dashboard=False, **common)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise ExecutionError(f"No Ray cluster could be used {where}: {error}") from error
 
 
 _static_check: type[Executor] = RayPool

@@ -20,7 +20,9 @@ from ..records import (
     Params,
     State,
     TrialEnded,
+    TrialKey,
     TrialOutcome,
+    TrialsReturned,
     TrialTask,
     WorkerJoined,
     WorkerLost,
@@ -98,12 +100,14 @@ class SimulatedExecutor:
         round_seconds: float = 0.2,
         start_seconds: float = 5.0,
         losses: Mapping[str, float] | None = None,
+        joins: Sequence[float] = (),
     ) -> None:
         """All times in virtual seconds since 0.
 
         seconds_per_epoch: mean over trials, each has a pace of its own; round_seconds: what happens within so much of
         the next event comes in one poll; losses: worker -> when it is lost. The first workers are there at once and
         called `simulated-0` and so on; a lost one's replacement gets the next number and takes `start_seconds`.
+        joins: when one more comes.
         """
         self._slots, self._epoch_seconds = slots, seconds_per_epoch
         self._round_seconds, self._start_seconds = round_seconds, start_seconds
@@ -117,6 +121,8 @@ class SimulatedExecutor:
         """virtual seconds"""
         for _ in range(workers):
             self._start_worker(0.0)
+        for when in joins:
+            self._start_worker(when)
 
     @property
     def workers(self) -> int:
@@ -127,6 +133,13 @@ class SimulatedExecutor:
         """Queues trials at a worker."""
         self._workers[worker].queue.extend(tasks)
         self._fill(worker)
+
+    def withdraw(self, worker: str, keys: Sequence[TrialKey]) -> None:
+        """Takes what has not begun out of the worker's queue."""
+        queue = self._workers[worker].queue
+        taken = tuple(task.key for task in queue if task.key in keys)
+        self._workers[worker].queue = deque(task for task in queue if task.key not in taken)
+        self._plan(0.0, lambda: [TrialsReturned(taken)])
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """What happens next; nothing, `timeout_seconds` later, when nothing is under way."""

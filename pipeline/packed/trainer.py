@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -42,6 +42,12 @@ class Trainer:
     def submit(self, tasks: Sequence[TrialTask]) -> None:
         """Queues trials."""
         self._queue.extend(tasks)
+
+    def withdraw(self, keys: Collection[TrialKey]) -> tuple[TrialKey, ...]:
+        """Takes trials out of the queue that have not begun; returns which."""
+        taken = tuple(task.key for task in self._queue if task.key in keys and task.key not in self._alone)
+        self._queue = deque(task for task in self._queue if task.key not in taken)
+        return taken
 
     @property
     def busy(self) -> bool:

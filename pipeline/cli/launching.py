@@ -1,0 +1,218 @@
+"""The verbs that train: plan, run, submit, train."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import UserError
+from ..execution.environment import SUBMITTED_TO
+from .common import (
+    DEVICES,
+    SWEEPS,
+    AllowMixed,
+    AsJson,
+    ClusterAddress,
+    Device,
+    MaxWorkers,
+    Mlflow,
+    Sets,
+    Slots,
+    StudyFile,
+    Workdir,
+    Workers,
+    WorkersPerGpu,
+    app,
+    command,
+    make_console,
+    make_where,
+    open_results,
+    print_comparison,
+    workdir_words,
+)
+
+if TYPE_CHECKING:
+    from ..launch import RunReport
+
+
+@app.command()
+def plan(
+    file: StudyFile, set_: Sets = None, workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1
+) -> None:
+    """Check a study file and say what it would do; starts nothing."""
+    from ..config import load_study
+    from ..launch import AUTOMATIC_SLOTS, load_study_data
+    from ..report.views import plan_view
+
+    study = load_study(file, set_ or [])
+    make_console().print(plan_view(study, load_study_data(study), workers, AUTOMATIC_SLOTS))
+
+
+@app.command()
+def run(
+    file: StudyFile,
+    set_: Sets = None,
+    workers: Workers = None,
+    max_workers: MaxWorkers = None,
+    slots: Slots = "auto",
+    device: Device = "auto",
+    workers_per_gpu: WorkersPerGpu = 1,
+    executor: Annotated[str, typer.Option(help="`ray`, or `inline` (this process; for debugging).")] = "ray",
+    address: Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster, or `auto` on one.")] = None,
+    workdir: Workdir = SWEEPS,
+    mlflow: Mlflow = None,
+    allow_mixed: AllowMixed = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
+    from .. import launch
+    from ..report.progress import make_progress
+
+    _check_choice("--executor", executor, ("ray", "inline"))
+    _check_choice("--device", device, DEVICES)
+    address = address or os.environ.get("RAY_ADDRESS")
+    where = make_where(
+        workdir,
+        workers=workers or (None if address and executor == "ray" else os.cpu_count() or 1),
+        max_workers=max_workers,
+        slots=_slots(slots),
+        device=device,
+        workers_per_gpu=workers_per_gpu,
+        executor=executor,
+        address=address,
+        tracking=mlflow,
+        allow_mixed=allow_mixed,
+    )
+    console = make_console()
+    report = launch.run(file, set_ or [], where, make_progress(console, quiet))
+    _say_end(console, report, file, workdir)
+
+
+def _check_choice(option: str, given: str, choices: Sequence[str]) -> None:
+    if given not in choices:
+        raise UserError(f"{option} must be {' or '.join(choices)}, but got {given!r}.")
+
+
+def _slots(text: str) -> int | None:
+    """`auto` is None."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise UserError(f"--slots must be auto or a whole number from 1 to 1024, but got {text!r}.")
+    return int(text)
+
+
+def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> None:
+    from ..records import State
+
+    results, name, place = report.results, report.results.sweep.name, workdir_words(workdir)
+    if not report.finished:
+        again = "submit it again" if SUBMITTED_TO in os.environ else f"[bold]{command('run', file, *place)}[/]"
+        console.print(f"\nStopped with work left. To go on: {again}")
+        raise typer.Exit(3)
+    if report.already:
+        console.print(f"Sweep [bold]{name}[/] is finished; nothing to do.")
+    console.print()
+    print_comparison(console, results)
+    console.print()
+    if report.undelivered:
+        why = f" ({report.lost_delivery})" if report.lost_delivery else ""
+        console.print(f"{report.undelivered} trials are not in MLflow yet{why}: {command('sync', name, *place)}")
+    if report.undelivered is not None and SUBMITTED_TO not in os.environ:
+        console.print(f"browse the runs:      [bold]{command('ui', *place)}[/]")
+    console.print(f"best configuration:   [bold]{command('best', name, *place)}[/]")
+    failed = [record for record in results.records if record.state is State.FAILED]
+    if failed:
+        console.print(f"[red]{len(failed)} trials failed[/]; the first: {command('show', name, failed[0].key, *place)}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    file: StudyFile,
+    address: ClusterAddress,
+    set_: Sets = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print what it prints, until it ends.")] = False,
+    workers: Workers = None,
+    max_workers: MaxWorkers = None,
+    slots: Slots = "auto",
+    device: Device = "auto",
+    workers_per_gpu: WorkersPerGpu = 1,
+    allow_mixed: AllowMixed = False,
+    include: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="Module or folder of yours that the study uses.")
+    ] = None,
+    runtime_env: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ray runtime environment (YAML) of the job.")
+    ] = None,
+    workdir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where sweeps live on the cluster; default: as it says.")
+    ] = None,
+) -> None:
+    """Run a sweep on a Ray cluster as a job, which survives this command; or find the one that does it already."""
+    from .. import remote
+
+    _check_choice("--device", device, DEVICES)
+    options: list[object] = ["--slots", _slots(slots) or "auto", "--device", device]
+    options += ["--workers-per-gpu", workers_per_gpu]
+    options += ["--workers", workers] if workers else []
+    options += ["--max-workers", max_workers] if max_workers else []
+    options += ["--allow-mixed"] if allow_mixed else []
+    jobs = remote.jobs_at(address)
+    sent = remote.submit(
+        file, set_ or [], jobs, options=options, include=include or [], runtime_env=runtime_env, workdir=workdir
+    )
+    screen, there = make_console(), ["--address", address]
+    verb = "runs already" if sent.already else "was submitted"
+    screen.print(f"Sweep [bold]{sent.sweep}[/] {verb} as job {sent.job}.")
+    screen.print(f"how far it is:        [bold]{command('status', sent.sweep, *there)}[/]", soft_wrap=True)
+    screen.print(f"a clean stop:         [bold]{command('stop', sent.sweep, *there)}[/]", soft_wrap=True)
+    if not follow:
+        return
+    try:
+        raise typer.Exit(remote.follow(jobs, sent.job, lambda text: print(text, end="", flush=True)))
+    except KeyboardInterrupt:
+        screen.print("\nNo longer followed; the sweep goes on.")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def train(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A file of one configuration.")] = None,
+    trial: Annotated[str | None, typer.Option(metavar="NAME/TRIAL", help="A trial of a sweep, again.")] = None,
+    set_: Sets = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where pictures, weights and result.json go.")] = None,
+    workdir: Workdir = SWEEPS,
+    as_json: AsJson = False,
+) -> None:
+    """Train one configuration: the engine and the numbers of a sweep."""
+    from .. import launch
+    from ..config import load_study
+    from ..report.views import outcome_facts, outcome_view
+
+    if (file is None) == (trial is None):
+        raise UserError("train takes a FILE or --trial NAME/TRIAL: exactly one of them.")
+    same: bool | None = None
+    if file is not None:
+        study = load_study(file, set_ or [])
+        outcome, folder = launch.train_single(study), Path(f"{study.name}-trained")
+    else:
+        name, _, key = str(trial).partition("/")
+        with open_results(name, workdir) as results:
+            record = results.record(key)
+        outcome = launch.train_again(results, record)
+        folder = Path(f"{name}-{str(record.key).replace('/', '-')}")
+        same = launch.same_numbers(outcome, record)
+    launch.save_outcome(out or folder, outcome)
+    if as_json:
+        print(json.dumps(outcome_facts(outcome), sort_keys=True))
+    else:
+        make_console().print(outcome_view(outcome, out or folder, same))
+    if outcome.state == "failed":
+        raise typer.Exit(1)

@@ -1,0 +1,193 @@
+"""The verbs about what there is: list, status, show, stop, compare, best, ui, sync."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    SWEEPS,
+    Address,
+    AsJson,
+    Mlflow,
+    Name,
+    Workdir,
+    app,
+    command,
+    escaped,
+    make_console,
+    make_where,
+    open_results,
+    print_comparison,
+    workdir_words,
+)
+
+
+@app.command("list")
+def list_(workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
+    """The sweeps of a working directory."""
+    from ..config import study_of
+    from ..launch import open_ledger
+    from ..records import ENDED
+    from ..report.tables import SweepLine, list_table
+    from ..space import trial_counts
+
+    with open_ledger(make_where(workdir)) as ledger:
+        lines = []
+        for sweep in ledger.sweeps():
+            study = study_of(json.loads(sweep.study))
+            done = sum(n for (_, _, state), n in ledger.counts(sweep.name).items() if state in ENDED)
+            total = trial_counts(study).total
+            lines.append(SweepLine(sweep.name, _standing(ledger, sweep), sweep.created_at, done, total, study.question))
+    if as_json:
+        fields = ("name", "status", "created_at", "done", "total", "question")
+        print(json.dumps([{field: getattr(line, field) for field in fields} for line in lines]))
+    else:
+        make_console().print(list_table(lines))
+
+
+def _standing(ledger: Any, sweep: Any) -> str:
+    """The sweep's status; a running one without a live driver is interrupted."""
+    if sweep.status != "running":
+        return str(sweep.status)
+    lease = ledger.lease(sweep.name, "driver")
+    return "running" if lease is not None and lease.is_live(time.time()) else "interrupted"
+
+
+@app.command()
+def status(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
+    """How far a sweep is."""
+    from ..launch import open_ledger
+    from ..report.views import status_facts, status_view
+    from ..results import load_results
+
+    with open_ledger(make_where(workdir)) as ledger:
+        results = load_results(ledger, name)
+        facts = status_facts(results, _standing(ledger, results.sweep))
+    if as_json:
+        print(json.dumps(facts, sort_keys=True))
+    else:
+        make_console().print(status_view(results, facts))
+
+
+@app.command()
+def show(
+    name: Name,
+    trial: Annotated[str, typer.Argument(help="ARM/REPLICATE/PHASE/NUMBER, or the beginning of it.")],
+    workdir: Workdir = SWEEPS,
+    as_json: AsJson = False,
+    address: Address = None,
+) -> None:
+    """One trial: configuration, seed, curve, how it ended, and the command that trains it alone."""
+    from ..report.tables import trial_view
+    from ..report.views import trial_facts
+
+    with open_results(name, workdir) as results:
+        record = results.record(trial)
+    if as_json:
+        print(json.dumps(trial_facts(results, record), sort_keys=True))
+        return
+    alone = command("train", "--trial", f"{name}/{record.key}", *workdir_words(workdir))
+    label = results.arm(record.key.arm).label
+    console = make_console()
+    console.print(trial_view(record, label=label, hyperparameters=results.hyperparameters(record), command=alone))
+    for file in record.files:
+        from ..paths import WorkPaths
+
+        console.print(f"[dim]file:[/]  {escaped(str(WorkPaths.at(workdir).trial(name, record.key) / file))}")
+
+
+@app.command()
+def stop(name: Name, workdir: Workdir = SWEEPS, address: Address = None) -> None:
+    """Ask a running sweep to stop cleanly; `run` goes on later."""
+    from ..launch import open_ledger
+    from ..results import load_results
+
+    with open_ledger(make_where(workdir)) as ledger:
+        sweep = load_results(ledger, name).sweep
+        standing = _standing(ledger, sweep)
+        if standing != "running":
+            make_console().print(f"Sweep {name} is {standing}; there is nothing to stop.")
+            return
+        ledger.update_sweep(name, stop_requested=True)
+    make_console().print(f"Sweep {name} will stop within seconds; unfinished trials are trained again on resume.")
+
+
+@app.command()
+def compare(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
+    """The comparison of all arms; provisional while the sweep runs."""
+    from ..comparison import to_json
+
+    with open_results(name, workdir) as results:
+        if as_json:
+            sys.stdout.write(to_json(results.comparison))
+        else:
+            print_comparison(make_console(), results)
+
+
+@app.command()
+def best(
+    name: Name,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as a study file for `train`; - prints that only.")
+    ] = None,
+    workdir: Workdir = SWEEPS,
+    as_json: AsJson = False,
+    address: Address = None,
+) -> None:
+    """The configuration to take, why, and what taking it gives up."""
+    from ..paths import write_atomically
+    from ..report.views import best_facts, best_view
+    from ..results import export_yaml, single_study
+
+    with open_results(name, workdir) as results:
+        pick = results.pick()
+    console = make_console()
+    text = export_yaml(single_study(results, results.record(str(pick.trial)), f"{name}-best"))
+    if export == Path("-"):
+        sys.stdout.write(text)
+        return
+    if as_json:
+        print(json.dumps(best_facts(results, pick), sort_keys=True))
+    else:
+        console.print(best_view(results, pick))
+    if export is not None:
+        write_atomically(export, text.encode())
+        if not as_json:
+            console.print(f"\nwritten to {escaped(str(export))}; train it: [bold]{command('train', export)}[/]")
+    elif not as_json:
+        words = command("best", name, *workdir_words(workdir), "--export")
+        console.print(f"\nas a study file: [bold]{words} {'- > ' if '--address' in words else ''}best.yaml[/]")
+
+
+@app.command()
+def ui(
+    workdir: Workdir = SWEEPS,
+    mlflow: Mlflow = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """The MLflow UI on this store, for this machine only."""
+    from ..browse import serve
+
+    raise typer.Exit(serve(make_where(workdir, tracking=mlflow), port, make_console()))
+
+
+@app.command()
+def sync(
+    name: Name,
+    check: Annotated[bool, typer.Option("--check", help="Print differences only; exit 1 if there are any.")] = False,
+    follow: Annotated[bool, typer.Option(help="Go on until the sweep has ended and all is delivered.")] = False,
+    workdir: Workdir = SWEEPS,
+    mlflow: Mlflow = None,
+) -> None:
+    """Deliver what MLflow has not got yet."""
+    from ..browse import synchronise
+
+    raise typer.Exit(
+        synchronise(name, make_where(workdir, tracking=mlflow), make_console(), check=check, follow=follow)
+    )
