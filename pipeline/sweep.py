@@ -86,6 +86,7 @@ class Sweep:
         """of all workers, once the first is there"""
         self._refused: dict[str, str] = {}
         """workers whose numbers are not this sweep's, and why"""
+        self._hosts: dict[str, str] = {}
         self._begun: set[TrialKey] = set()
         self._recalled: set[TrialKey] = set()
         """trials that a worker was asked to give back"""
@@ -181,7 +182,7 @@ class Sweep:
         owner = self._placement.end(event.key)
         if owner is None:
             return []
-        return [self._ended(event.key, replace(event.outcome, worker=owner))]
+        return [self._ended(event.key, replace(event.outcome, worker=owner, host=self._hosts[owner]))]
 
     def _ended(self, key: TrialKey, outcome: TrialOutcome) -> TrialRecord:
         insort(self.watch.ended_at, outcome.ended_at)
@@ -203,6 +204,7 @@ class Sweep:
                 return
             self._ledger.update_sweep(self.name, reproducible=False)
         self._placement.join(event.worker, event.slots)
+        self._hosts[event.worker] = event.host
         self.watch.news.append(f"worker {event.worker} on {event.host} is ready")
 
     def _refuse(self, event: WorkerJoined, fingerprint: Mapping[str, str]) -> None:

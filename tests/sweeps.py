@@ -6,6 +6,8 @@ import io
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,14 @@ def vae_sweep_started(*words: object, log: Path) -> subprocess.Popen[bytes]:
             stderr=file,
             stdin=subprocess.DEVNULL,
         )
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 120
+) -> None:
+    """Waits while `process` lives, `seconds` at the most."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, f"ended early with exit code {process and process.returncode}"
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipeline.records import ENDED, Phase, State
 from pipeline.report.progress import SilentProgress
 from pipeline.results import Results
 
-from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started
+from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started, wait_for
 
 assert "digits" in LOADERS
 
@@ -111,14 +110,6 @@ def test_a_trial_trained_again_alone_gives_the_same_numbers(tmp_path: Path) -> N
     outcome = train_again(results, record)
     assert record.outcome is not None
     assert (outcome.curves, outcome.metrics) == (record.outcome.curves, record.outcome.metrics)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, f"ended early with exit code {process.returncode}"
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
 
 
 def interrupted_in_the_middle(file: Path, workdir: Path, log: Path, *options: object) -> None:
