@@ -7,6 +7,7 @@ the user's own modules. Ledger, tracker and working directory are those of the c
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -126,7 +127,8 @@ def run_there(jobs: Jobs, words: Sequence[str]) -> int:
     )
     while not (ended := jobs.get(job)).over:
         time.sleep(_LOOK_SECONDS)
-    _, _, text = jobs.output(job).partition(f"{mark}\n")  # before it: what Ray says of the job
+    _, _, text = jobs.output(job).partition(f"{mark}\n")  # before it: what Ray says of the job, or in the midst
+    text = re.sub(rf"^Running entrypoint for job {job}: .*\n", "", text, flags=re.MULTILINE)
     jobs.forget(job)
     if "No module named pipeline" in text or "python: not found" in text:
         raise ExecutionError(
@@ -136,6 +138,9 @@ def run_there(jobs: Jobs, words: Sequence[str]) -> int:
     if not text and ended.code:
         raise ExecutionError(f"`{words[0]}` could not run at {jobs.address}: {ended.message.strip()}")
     (sys.stderr if ended.code and "error:" in text else sys.stdout).write(text)
+    for other in jobs.all() if ended.code and words[0] == "status" else ():
+        if other.metadata.get(_SWEEP) in words and not other.over:
+            print(f"Job {other.id} is {other.state}.", file=sys.stderr)
     return ended.code
 
 

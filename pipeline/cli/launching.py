@@ -144,6 +144,7 @@ def submit(
     slots: Slots = "auto",
     device: Device = "auto",
     workers_per_gpu: WorkersPerGpu = 1,
+    mlflow: Mlflow = None,
     allow_mixed: AllowMixed = False,
     include: Annotated[
         list[Path] | None, typer.Option(metavar="PATH", help="Module or folder of yours that the study uses.")
@@ -163,6 +164,7 @@ def submit(
     options += ["--workers-per-gpu", workers_per_gpu]
     options += ["--workers", workers] if workers else []
     options += ["--max-workers", max_workers] if max_workers else []
+    options += ["--mlflow", mlflow] if mlflow else []
     options += ["--allow-mixed"] if allow_mixed else []
     jobs = remote.jobs_at(address)
     sent = remote.submit(
