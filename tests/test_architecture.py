@@ -22,7 +22,7 @@ KITS = {
 }
 """kit -> the kits it may import"""
 HOMES = {
-    "ray": {"execution/ray_pool.py"},
+    "ray": {"execution/ray_pool.py", "execution/ray_cluster.py", "execution/jobs.py"},
     "optuna": {"study.py"},
     "mlflow": {"tracking/mlflow_tracker.py"},
     "sqlalchemy": {"ledger/store.py"},
@@ -30,7 +30,7 @@ HOMES = {
     "scipy": {"comparison.py"},
     "safetensors": {"packed/finish.py"},
     "PIL": {"vae/pictures.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli/common.py", "cli/launching.py", "cli/reading.py"},
 }
 MAX_SPINE_FILES = 14
 

@@ -23,6 +23,7 @@ from pipeline.config import load_study
 from pipeline.errors import UserError
 from pipeline.remote import _pack
 
+from .docs import ROOT, blocks
 from .sweeps import json_of, run_here, study_file, vae_sweep, vae_sweep_here, vae_sweep_started, wait_for
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64}
@@ -119,6 +120,18 @@ class TestCluster:
         assert "submit it again" in (tmp_path / "client").read_text()
         long_study(tmp_path, images, name="stopped")
         assert "Does it matter?" in vae_sweep(*words, "--follow").stdout
+
+    def test_does_what_the_page_says(self, head: Head, tmp_path: Path) -> None:
+        (script,) = blocks(ROOT / "docs" / "clusters.md", "bash", "From your machine")
+        small = " --set search.trials=4 --set train.epochs=2 --set search.replicates=1"
+        script = script.replace("http://HEAD:8265", head.address).replace("quickstart.yaml", "quickstart.yaml" + small)
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert load_study(tmp_path / "best.yaml").is_single and "finished" in done.stdout
 
     def test_refuses_who_has_no_token(self, head: Head, tmp_path: Path) -> None:
         for change in ({"RAY_AUTH_TOKEN": "6" * 64}, {"RAY_AUTH_MODE": "disabled"}):

@@ -52,6 +52,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
+        envvar="VAE_SWEEP_ADDRESS",
         help="Of a Ray head's dashboard, such as http://HEAD:8265: do it there.",
         callback=lambda context, address: run_on_cluster(context, address),
     ),
