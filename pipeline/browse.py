@@ -124,12 +124,13 @@ def serve(where: Where, port: int, console: Console) -> int:
     console.print(f"MLflow UI: [bold]{base}[/]  (Ctrl-C ends it)")
     for name, url in _links(where, tracker, base):
         console.print(f"  {escape(name)}: {url}", soft_wrap=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", target]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--default-artifact-root", where.paths.mlflow_artifacts.as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    store = {"MLFLOW_BACKEND_STORE_URI": target}  # not in the command, which everybody on this machine can read
     # A session of its own: the server starts processes that must all end with it, whoever is told to stop.
-    process = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    process = subprocess.Popen(command, env={**os.environ, **quiet, **store}, start_new_session=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return process.wait()

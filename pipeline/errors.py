@@ -8,7 +8,8 @@ A message is the rule, what came, and the remedy. The tree:
     │   ├── DataError               2   a data set that is missing or malformed
     │   └── SweepConflictError      2   the working directory holds another study of that name
     ├── LedgerError                 1   the ledger cannot be read or written
-    │   └── LeaseHeldError          1   another driver is running this sweep
+    │   ├── LeaseHeldError          1   another driver is running this sweep
+    │   └── LedgerAway              1   the ledger's database cannot be reached at the moment
     ├── ExecutionError              1   workers cannot be started or are all gone
     └── TrackerError                1   the tracker answered, and the answer was no
         └── TrackerAway             1   the tracker cannot be reached; deliver later
@@ -61,6 +62,10 @@ class LedgerError(VaeSweepError):
 
 class LeaseHeldError(LedgerError):
     """Another live driver holds this sweep."""
+
+
+class LedgerAway(LedgerError):
+    """The ledger's database cannot be reached at the moment; the same may succeed later."""
 
 
 class ExecutionError(VaeSweepError):

@@ -117,6 +117,7 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet:
         raise StudyFileError(str(file), [problem])
     dataset = load_study_data(study)
     with open_ledger(where, create=True) as ledger:
+        ledger.on_away = progress.message
         record = register(ledger, study, dataset, where.paths)
         if record.status == "finished":
             return RunReport(load_results(ledger, study.name), True, True, _undelivered(ledger, study.name, where), "")

@@ -8,6 +8,10 @@ import os  # noqa: E402
 
 import pytest  # noqa: E402
 
+from .postgres import postgresql  # noqa: E402
+
+__all__ = ["postgresql"]
+
 FOREIGN = ("VAE_SWEEP_", "MLFLOW_", "RAY_ADDRESS")
 
 

@@ -25,7 +25,7 @@ HOMES = {
     "ray": {"execution/ray_pool.py", "execution/ray_cluster.py", "execution/jobs.py"},
     "optuna": {"study.py"},
     "mlflow": {"tracking/mlflow_tracker.py"},
-    "sqlalchemy": {"ledger/store.py"},
+    "sqlalchemy": {"ledger/database.py", "ledger/store.py"},
     "sklearn": {"data/loaders.py"},
     "scipy": {"comparison.py"},
     "safetensors": {"packed/finish.py"},

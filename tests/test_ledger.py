@@ -9,24 +9,41 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from pipeline.errors import LeaseHeldError, LedgerError
+from pipeline.errors import LeaseHeldError, LedgerAway, LedgerError
+from pipeline.ledger.patience import Patience
 from pipeline.ledger.schema import LEASE_SECONDS, pack_floats, unpack_floats
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord
+
+from .postgres import Server
 
 SWEEP = "which-sigma"
 NOW = 1_700_000_000.0
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def file_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'a folder, quoted' / 'ledger.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, file_url: str) -> Iterator[str]:
+    """Every test that takes it, or `ledger`, runs on both databases."""
+    if request.param == "sqlite":
+        yield file_url
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    url = server.new_database()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture
@@ -59,6 +76,87 @@ def outcome(state: State = State.COMPLETE, **changes: Any) -> TrialOutcome:
 
 def ended(number: int = 0, state: State = State.COMPLETE, **changes: Any) -> TrialRecord:
     return trial(number, state=state, attempts=1, outcome=outcome(state), **changes)
+
+
+class Writes:
+    """Every method that writes, and under the same name with a _ what must then be there."""
+
+    @staticmethod
+    def create_sweep(ledger: Ledger, me: Holder) -> None:
+        made = ledger.create_sweep(name="new", study="{}", study_hash="1", created_at=NOW)
+        assert made == ledger.sweep("new")
+
+    @staticmethod
+    def _create_sweep(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert [sweep.name for sweep in ledger.sweeps()] == ["new", SWEEP]
+
+    @staticmethod
+    def update_sweep(ledger: Ledger, me: Holder) -> None:
+        ledger.update_sweep(SWEEP, status="stopped")
+
+    @staticmethod
+    def _update_sweep(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert [sweep.status for sweep in ledger.sweeps()] == ["stopped"]
+
+    @staticmethod
+    def delete_sweep(ledger: Ledger, me: Holder) -> None:
+        ledger.delete_sweep(SWEEP)
+
+    @staticmethod
+    def _delete_sweep(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert ledger.sweeps() == []
+
+    @staticmethod
+    def save_trials(ledger: Ledger, me: Holder) -> None:
+        life = [trial(2), trial(2, state=State.RUNNING, attempts=1), ended(2), trial(0), trial(3)]
+        ledger.save_trials(SWEEP, [*life, trial(1, state=State.RUNNING, attempts=1)])
+
+    @staticmethod
+    def _save_trials(ledger: Ledger, me: Holder, waited: float) -> None:
+        expected = [trial(0), trial(1, state=State.RUNNING, attempts=1), ended(2), trial(3)]
+        assert ledger.trials(SWEEP) == expected
+
+    @staticmethod
+    def acquire_lease(ledger: Ledger, me: Holder) -> None:
+        ledger.acquire_lease(SWEEP, "driver", holder=me, now=NOW)
+
+    @staticmethod
+    def _acquire_lease(ledger: Ledger, me: Holder, waited: float) -> None:
+        lease = ledger.lease(SWEEP, "driver")
+        assert lease is not None and (lease.holder, lease.heartbeat) == (me, NOW + waited)
+
+    @staticmethod
+    def heartbeat(ledger: Ledger, me: Holder) -> None:
+        ledger.heartbeat(SWEEP, "delivery", me, NOW + 100)
+
+    @staticmethod
+    def _heartbeat(ledger: Ledger, me: Holder, waited: float) -> None:
+        lease = ledger.lease(SWEEP, "delivery")
+        assert lease is not None and (lease.since, lease.heartbeat) == (NOW, NOW + 100 + waited)
+
+    @staticmethod
+    def release_lease(ledger: Ledger, me: Holder) -> None:
+        ledger.release_lease(SWEEP, "delivery", me)
+
+    @staticmethod
+    def _release_lease(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert ledger.lease(SWEEP, "delivery") is None
+
+    @staticmethod
+    def mark_begun(ledger: Ledger, me: Holder) -> None:
+        ledger.mark_begun(SWEEP, "t", ["a", "b"])
+
+    @staticmethod
+    def _mark_begun(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert set(ledger.deliveries(SWEEP, "t", state="begun")) == {"a", "b"}
+
+    @staticmethod
+    def mark_done(ledger: Ledger, me: Holder) -> None:
+        ledger.mark_done(SWEEP, "t", {"a": "run"})
+
+    @staticmethod
+    def _mark_done(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert {item: found.run_id for item, found in ledger.deliveries(SWEEP, "t").items()} == {"a": "run"}
 
 
 class TestSweeps:
@@ -124,7 +222,7 @@ class TestTrials:
                 "log": True,
                 "lr": 0.1 + 0.2,
                 "n": 3,
-                "o": "adam",
+                "o": "adam\0",
             },
             state=State.COMPLETE,
             attempts=2,
@@ -148,6 +246,14 @@ class TestTrials:
         assert struct.pack("<7d", *back.outcome.curves["val/elbo"]) == struct.pack("<7d", *odd)
         assert math.isnan(back.outcome.metrics["val/elbo"])
         ledger.save_trials(SWEEP, [record])  # equal, though NaN is not
+
+    def test_a_cause_that_databases_cannot_hold_is_spelled_out(self, ledger: Ledger) -> None:
+        record = trial(state=State.FAILED, outcome=outcome(State.FAILED, cause="half \udc80, none \0"))
+        ledger.save_trials(SWEEP, [record])
+        ledger.save_trials(SWEEP, [record])
+        (back,) = ledger.trials(SWEEP)
+        assert back.outcome is not None
+        assert back.outcome.cause == r"half \udc80, none \x00"
 
     def test_contents_of_files_are_not_kept(self, ledger: Ledger) -> None:
         record = replace(ended(), outcome=outcome(files={"samples.png": b"png"}))
@@ -272,6 +378,13 @@ class TestLease:
             ledger.heartbeat(SWEEP, "driver", me, NOW)
         ledger.acquire_lease(SWEEP, "driver", holder=self.other, now=NOW)
 
+    def test_after_a_long_silence_it_is_taken_back_unless_it_was_taken(self, ledger: Ledger) -> None:
+        me, late = Holder.current(), NOW + 10 * LEASE_SECONDS
+        ledger.acquire_lease(SWEEP, "driver", holder=me, now=NOW)
+        ledger.heartbeat(SWEEP, "driver", me, late)
+        with pytest.raises(LeaseHeldError):
+            ledger.acquire_lease(SWEEP, "driver", holder=self.other, now=late + 1)
+
     def test_a_killed_driver_is_replaced_at_once(self, ledger: Ledger, url: str) -> None:
         code = (
             "import sys, time\nfrom pipeline.ledger.store import Holder, Ledger\n"
@@ -336,6 +449,88 @@ class TestDeliveries:
         assert [record.key.number for record in ledger.undelivered(SWEEP, "t", 2)] == [1, 2]
 
 
+class TestAway:
+    """A database that is away for a while."""
+
+    class Clock:
+        def __init__(self) -> None:
+            self.now = 1000.0
+
+        def __call__(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+    def patience(self, seconds: float = 120.0) -> tuple[Patience, Clock]:
+        clock = self.Clock()
+        return Patience(seconds, clock=clock, sleep=clock.sleep), clock
+
+    def test_is_waited_for_with_one_line_at_each_end(self) -> None:
+        patience, clock = self.patience()
+        said: list[str] = []
+
+        def action() -> float:
+            if clock.now < 1060:
+                raise LedgerAway("Refused.")
+            return patience.waited_seconds
+
+        assert patience.see_through(action, said.append) == pytest.approx(clock.now - 1000)
+        assert 1060 <= clock.now <= 1065
+        assert [line.split(".")[0] for line in said] == [
+            "waiting up to 120 s for the database",
+            f"the database answers again, after {clock.now - 1000:.0f} s",
+        ]
+        assert patience.see_through(action, said.append) == 0 and len(said) == 2
+
+    def test_has_one_patience_for_all_calls(self) -> None:
+        patience, clock = self.patience()
+
+        def action() -> None:
+            raise LedgerAway("Refused.")
+
+        with pytest.raises(LedgerAway, match=r"Refused. It has been away for 12\d s."):
+            patience.see_through(action, lambda _: None)
+        gave_up = clock.now
+        assert 1120 <= gave_up <= 1125
+        with pytest.raises(LedgerAway):
+            patience.see_through(action, lambda _: None)
+        assert clock.now == gave_up
+
+    def test_other_errors_are_not_repeated(self) -> None:
+        calls: list[int] = []
+
+        def action() -> None:
+            calls.append(1)
+            raise LedgerError("no")
+
+        with pytest.raises(LedgerError):
+            self.patience()[0].see_through(action, lambda _: None)
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize("name", [name for name in vars(Writes) if name[0] != "_"])
+    def test_a_write_whose_answer_was_lost_is_repeated_to_the_same_end(self, ledger: Ledger, name: str) -> None:
+        me = Holder.current()
+        ledger.save_trials(SWEEP, [trial(0, state=State.RUNNING, attempts=1), trial(1)])
+        ledger.acquire_lease(SWEEP, "delivery", holder=me, now=NOW)
+        write, lost = ledger._write, 0
+        ledger._patience, clock = self.patience()
+
+        @contextmanager
+        def answer_lost_once() -> Iterator[Any]:
+            nonlocal lost
+            with write() as connection:
+                yield connection
+            lost += 1
+            if lost == 1:
+                raise LedgerAway("The connection broke.")
+
+        with patch.object(ledger, "_write", answer_lost_once):
+            getattr(Writes, name)(ledger, me)
+        assert lost == 2 and clock.now > 1000
+        getattr(Writes, f"_{name}")(ledger, me, clock.now - 1000)
+
+
 class TestOpening:
     def test_by_many_at_once(self, url: str) -> None:
         start = threading.Barrier(6)
@@ -355,9 +550,9 @@ class TestOpening:
         with ledger._write(), Ledger.open(url, create=False) as reader:
             assert reader.sweep(SWEEP)
 
-    def test_missing_without_create(self, url: str) -> None:
+    def test_missing_without_create(self, file_url: str) -> None:
         with pytest.raises(LedgerError, match=r"does not exist.*--workdir"):
-            Ledger.open(url, create=False)
+            Ledger.open(file_url, create=False)
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         file = tmp_path / "ledger.db"
@@ -375,11 +570,9 @@ class TestOpening:
             Ledger.open(f"sqlite:///{file}")
 
     def test_a_newer_ledger(self, ledger: Ledger, url: str) -> None:
+        with ledger._write() as connection:
+            connection.exec_driver_sql("UPDATE ledger_version SET version = 99")
         ledger.close()
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        connection.execute("UPDATE ledger_version SET version = 99")
-        connection.commit()
-        connection.close()
         with pytest.raises(LedgerError, match=r"version 99.*Install"):
             Ledger.open(url)
 
@@ -409,11 +602,12 @@ class TestOpening:
                 Ledger.open(f"{scheme}://me:secret@localhost/x")
             assert "secret" not in str(caught.value)
 
-    def test_a_write_that_fails_later_is_mapped(self, ledger: Ledger, url: str) -> None:
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        connection.execute("DROP TABLE trials")
-        connection.close()
-        with pytest.raises(LedgerError, match=r"no such table.*run the same command again"):
+    def test_a_write_that_fails_later_is_mapped(self, ledger: Ledger) -> None:
+        with ledger._write() as connection:
+            connection.exec_driver_sql("DROP TABLE trials")
+        with pytest.raises(
+            LedgerError, match=r"no such table.*run the same command again|trials\" does not exist.*Check"
+        ):
             ledger.save_trials(SWEEP, [ended()])
 
 

@@ -191,6 +191,8 @@ def trial_row(sweep: str, record: TrialRecord) -> Row:
     }
     for name in _OUTCOME_COLUMNS:
         row[name] = getattr(outcome, name) if outcome else None
+    if row["cause"]:  # PostgreSQL has no NUL in a text, and no database half a character
+        row["cause"] = row["cause"].encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     return row
 
 
@@ -244,7 +246,7 @@ def check_move(key: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> b
     before, after = State(stored["state"]), State(new["state"])
     if before not in ENDED and (after == before or after in MOVES[before]):
         return True
-    if after == before and _same(stored, new):
+    if after == before and is_same(stored, new):
         return False
     what = "another result" if after == before else f"state {after}"
     legal = ", ".join(sorted(MOVES[before])) or "none, it has ended"
@@ -254,10 +256,14 @@ def check_move(key: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> b
     )
 
 
-def _same(stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def is_same(stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two rows of the trials table say the same."""
+    if any(stored[name] != value for name, value in new.items() if name != "curves"):
+        return False
+    if stored["curves"] is None or new["curves"] is None:
+        return stored["curves"] is new["curves"]
     # The compressed bytes may differ between zlib versions; what they hold may not.
-    plain = all(stored[name] == value for name, value in new.items() if name != "curves")
-    return plain and zlib.decompress(stored["curves"]) == zlib.decompress(new["curves"])
+    return zlib.decompress(stored["curves"]) == zlib.decompress(new["curves"])
 
 
 def sweep_record(row: Mapping[str, Any]) -> SweepRecord:
