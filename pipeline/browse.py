@@ -1,6 +1,6 @@
-"""The verbs about the tracker: deliver to it, check it, and show it in a browser.
+"""The verbs about the tracker: deliver to it, check it, show it in a browser; and the export to Optuna.
 
-Introduces ledger, results and tracker to each other; knows no worker.
+Introduces ledger, results, tracker and export to each other; knows no worker.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from .comparison import to_json
-from .delivery import Subject, check, deliver_pending, finish, follow
+from .delivery import Subject, check, deliver_pending, finish, follow, hold_lease
 from .errors import UserError
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
+from .records import ENDED, Phase, TrialRecord
 from .report.tables import comparison_table, render_text, verdict_sentences
 from .results import Results, load_results
+from .search.export import LONGEST_NAME, ExportedSearch, ExportedTrial, export
+from .search.study import Told
+from .stages import METRIC_CURVE, Stages
 from .tracking.base import DatasetInfo, Tracker
-from .tracking.mlflow_tracker import MlflowTracker
+from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of
 
 
 def connect(where: Where) -> MlflowTracker | None:
@@ -108,6 +114,74 @@ def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Consol
         finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep), metrics={})
     console.print(f"{report.delivered} delivered, {report.remaining} left.")
     return 1 if report.remaining else 0
+
+
+def export_to_optuna(name: str, where: Where, url: str, given_by: str, console: Console) -> int:
+    """`sync --optuna`: copies the searches into an Optuna storage. Returns the exit code."""
+    with open_ledger(where) as ledger, hold_lease(ledger, name, "export") as beat:
+        results = load_results(ledger, name)
+        searches = _exported(ledger, results, where)
+        added = export(url, searches, given_by=given_by, beat=beat)
+    over = sum(len(search.trials) for search in searches)
+    ended = sum(r.state in ENDED for r in results.records if r.key.phase is Phase.SEARCH)
+    line = f"Optuna: {len(searches)} studies, {over} trials, {added} of them new"
+    if over < ended:
+        line += f"; {ended - over} ended ones wait for those before them, or for their runs in MLflow"
+    console.print(line)
+    return 1 if over < ended and results.sweep.status != "running" else 0
+
+
+def _exported(ledger: Ledger, results: Results, where: Where) -> list[ExportedSearch]:
+    """What may go over now. A tracked sweep's trials wait for their runs: nobody can add a link afterwards."""
+    uri = tracking_target(where)
+    runs = ledger.deliveries(results.sweep.name, target_of(uri)) if uri else {}
+    searches = []
+    labels = Counter(arm.label for arm in results.arms)
+    for arm, replicate in product(results.arms, range(results.study.search.replicates)):
+        records = [r for r in results.records if (r.key.arm, r.key.replicate) == (arm.id, replicate)]
+        stages, trials = Stages(results.study, arm, replicate, records), list[ExportedTrial]()
+        for record in (r for r in records if r.key.phase is Phase.SEARCH):
+            told, run = stages.told(record.key.number), runs.get(str(record.key))
+            if told is None or (runs and (run is None or run.state != "done")):
+                break
+            trials.append(_exported_trial(record, told, uri, run.run_id if run else None))
+        label = arm.label if labels[arm.label] == 1 else f"{arm.label} {arm.id}"
+        name = f"{results.sweep.name}/{label}/{replicate}"
+        attributes = {
+            "study_hash": results.sweep.study_hash,
+            "sweep": results.sweep.name,
+            "arm": arm.id,
+            "replicate": replicate,
+            **{f"arm:{factor}": json.loads(json.dumps(value)) for factor, value in arm.values.items()},
+        }
+        short = f"{results.sweep.name}/{arm.id}/{replicate}"
+        searches.append(
+            ExportedSearch(name if len(name) <= LONGEST_NAME else short, attributes, results.study.nuisance, trials)
+        )
+    return searches
+
+
+def _exported_trial(record: TrialRecord, told: Told, uri: str | None, run_id: str | None) -> ExportedTrial:
+    outcome = record.outcome
+    assert outcome is not None, record.key
+    attributes = {
+        "state": str(record.state),
+        "cause": outcome.cause,
+        "seed": str(record.seed),  # 63 bits: more than a browser's numbers hold
+        "epochs": outcome.epochs,
+        "params": json.loads(json.dumps(dict(record.params))),  # Optuna's own are indices where there are choices
+        "mlflow_run_id": run_id,
+        "mlflow_url": page_of_run(uri, run_id) if uri and run_id else None,
+    }
+    return ExportedTrial(
+        key=str(record.key),
+        params=record.params,
+        told=told,
+        curve=outcome.curves.get(METRIC_CURVE, ()),
+        started_at=outcome.started_at,
+        ended_at=outcome.ended_at,
+        attributes={name: value for name, value in attributes.items() if value is not None},
+    )
 
 
 def serve(where: Where, port: int, console: Console) -> int:

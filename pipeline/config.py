@@ -47,7 +47,7 @@ class Numeric:
 def valid_names() -> Mapping[str, tuple[str, ...]]:
     """What may be named in a study file: field -> names, from the tables of the kits."""
     from .packed.optimizers import OPTIMIZERS
-    from .study import PRUNERS, SAMPLERS
+    from .search.study import PRUNERS, SAMPLERS
     from .vae.likelihoods import LIKELIHOODS
     from .vae.networks import ACTIVATIONS, NETWORKS
     from .vae.objectives import OBJECTIVES

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .errors import LeaseHeldError, TrackerAway, TrackerError
-from .ledger.schema import Holder, SweepRecord
+from .ledger.schema import Holder, Role, SweepRecord
 from .paths import WorkPaths
 from .records import Params, State, TrialOutcome, TrialRecord, Value, digest
 from .tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
@@ -34,6 +34,8 @@ MAX_KEYS = 30
 """Most metric names of a run."""
 PARENT = "parent"
 """The delivery item that is the sweep itself."""
+
+Clock = Callable[[], float]
 
 _BATCH = 20
 _HEARTBEAT_SECONDS = 5.0
@@ -196,16 +198,14 @@ def _ms(seconds: float) -> int:
 # -- delivering
 
 
-def deliver_pending(
-    ledger: Ledger, tracker: Tracker, subject: Subject, *, clock: Callable[[], float] = time.time
-) -> DeliveryReport:
+def deliver_pending(ledger: Ledger, tracker: Tracker, subject: Subject, *, clock: Clock = time.time) -> DeliveryReport:
     """Delivers every ended trial that the tracker has not got, oldest first.
 
     Stops early, without an error, when the tracker is away. A trial that the tracker refuses is reported and
     the others go on. Raises TrackerError when the tracker refuses the sweep itself, LeaseHeldError when another
     process delivers it.
     """
-    with _lease(ledger, subject.sweep, clock) as beat:
+    with hold_lease(ledger, subject.sweep, "delivery", clock) as beat:
         return _deliver(ledger, tracker, subject, beat, {})
 
 
@@ -217,7 +217,7 @@ def follow(
     final_files: Callable[[], Mapping[str, str]] | None = None,
     patience_seconds: float = 600.0,
     idle_seconds: float = 0.5,
-    clock: Callable[[], float] = time.time,
+    clock: Clock = time.time,
     sleep: Callable[[float], None] = time.sleep,
     say: Callable[[str], None] | None = None,
 ) -> DeliveryReport:
@@ -231,7 +231,7 @@ def follow(
     say = say or _to_stderr
     pause, since_over, total = 0.0, None, 0
     refused: dict[str, str] = {}
-    with _lease(ledger, subject.sweep, clock, stand_by=lambda: sleep(idle_seconds)) as beat:
+    with hold_lease(ledger, subject.sweep, "delivery", clock, lambda: sleep(idle_seconds)) as beat:
         while True:
             over = _is_over(ledger, subject.sweep, clock())  # before looking: what ends after is seen next time
             report = _deliver(ledger, tracker, subject, beat, refused)
@@ -373,16 +373,16 @@ def _is_over(ledger: Ledger, sweep: str, now: float) -> bool:
 
 
 @contextmanager
-def _lease(
-    ledger: Ledger, sweep: str, clock: Callable[[], float], stand_by: Callable[[], None] | None = None
+def hold_lease(
+    ledger: Ledger, sweep: str, role: Role, clock: Clock = time.time, stand_by: Callable[[], None] | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Holds the delivery lease; the value, called often, is its heartbeat."""
+    """Holds a role of the sweep; the value, called often, is its heartbeat. Raises LeaseHeldError."""
     _sweep(ledger, sweep)
     holder = Holder.current()
     while True:
         try:
             last = clock()
-            ledger.acquire_lease(sweep, "delivery", holder=holder, now=last)
+            ledger.acquire_lease(sweep, role, holder=holder, now=last)
             break
         except LeaseHeldError:
             if stand_by is None:
@@ -393,13 +393,13 @@ def _lease(
         nonlocal last
         now = clock()
         if now - last >= _HEARTBEAT_SECONDS:
-            ledger.heartbeat(sweep, "delivery", holder, now)
+            ledger.heartbeat(sweep, role, holder, now)
             last = now
 
     try:
         yield beat
     finally:
-        ledger.release_lease(sweep, "delivery", holder)
+        ledger.release_lease(sweep, role, holder)
 
 
 def _wait(seconds: float, beat: Callable[[], None], sleep: Callable[[float], None]) -> None:

@@ -15,8 +15,8 @@ from typing import cast
 from .config import Study
 from .picking import choose, shortlist
 from .records import ENDED, Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, TrialTask
+from .search.study import Proposal, Search, Told
 from .space import Arm, has_shortlist, hyperparameters, search_trials, trial_seed
-from .study import Proposal, Search
 
 METRIC_CURVE = "val/elbo"
 
@@ -95,6 +95,10 @@ class Stages:
             evaluate_test=repeat,
             keep_weights=repeat,
         )
+
+    def told(self, number: int) -> Told | None:
+        """How the search's model is told of search trial `number`; None while that is open."""
+        return self._search.as_told(number)
 
     def _restore(self, records: Sequence[TrialRecord]) -> None:
         for record in records:

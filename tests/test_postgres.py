@@ -210,6 +210,7 @@ def test_a_server_that_never_comes_back(
         ("postgresql://127.0.0.1:1/none?user=me&password={secret}", "refused"),
         ("postgresql://127.0.0.1:{port}/postgres?user=vae_sweep&passwort={secret}", "passwort"),
         ("postgres://me:{secret}@127.0.0.1:1/none", "refused"),
+        ("postgres://me:{secret}@127.0.0.1:port/none", "begins with 'postgres'.*Correct --workdir"),
     ],
 )
 def test_wrong_addresses_say_what_is_wrong_and_no_password(postgresql: Server, wrong: str, words: str) -> None:

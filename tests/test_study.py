@@ -17,14 +17,14 @@ import pytest
 from pipeline.config import ChoiceDomain, Domain, FloatDomain, IntDomain
 from pipeline.errors import UserError
 from pipeline.records import Params, State, canonical_json
-from pipeline.study import (
+from pipeline.search.domains import grid_values
+from pipeline.search.study import (
     DIVERGED_VALUE,
     PRUNERS,
     SAMPLERS,
     Proposal,
     Search,
     diverged_value,
-    grid_values,
     median_thresholds,
 )
 
@@ -423,5 +423,5 @@ def test_telling_wrongly_is_our_own_mistake() -> None:
 
 
 def test_tables_are_readable_without_optuna() -> None:
-    code = "import sys; from pipeline.study import SAMPLERS, PRUNERS; sys.exit('optuna' in sys.modules)"
+    code = "import sys; from pipeline.search.study import SAMPLERS, PRUNERS; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -182,12 +182,17 @@ def sync(
     name: Name,
     check: Annotated[bool, typer.Option("--check", help="Print differences only; exit 1 if there are any.")] = False,
     follow: Annotated[bool, typer.Option(help="Go on until the sweep has ended and all is delivered.")] = False,
+    optuna: Annotated[str | None, typer.Option(metavar="URL", help="Copy the searches to an Optuna storage.")] = None,
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
+    address: Address = None,
 ) -> None:
-    """Deliver what MLflow has not got yet."""
-    from ..browse import synchronise
+    """Deliver what MLflow has not got yet, or copy the searches to an Optuna storage."""
+    from ..browse import export_to_optuna, synchronise
 
-    raise typer.Exit(
-        synchronise(name, make_where(workdir, tracking=mlflow), make_console(), check=check, follow=follow)
-    )
+    where, screen = make_where(workdir, tracking=mlflow), make_console()
+    if optuna is not None:
+        if check or follow:
+            raise UserError("sync takes --optuna URL alone: run it without --check and --follow.")
+        raise typer.Exit(export_to_optuna(name, where, optuna, "--optuna", screen))
+    raise typer.Exit(synchronise(name, where, screen, check=check, follow=follow))

@@ -20,6 +20,10 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from ..errors import LedgerAway, LedgerError
 from .schema import Row
 
+DatabaseError = sa.exc.SQLAlchemyError
+"""what every failing database raises, for those who reach one through another library"""
+DRIVER_ERRORS = (ImportError, sa.exc.NoSuchModuleError)
+"""the driver that a URL names is not installed"""
 _BUSY_SECONDS = 60
 _POSTGRESQL_OPTIONS = {
     # A server that vanished with its machine is noticed within half a minute, not after the kernel's many.
@@ -112,14 +116,14 @@ class Address:
     """for people: without the password and without options, which may hold one"""
 
     @classmethod
-    def of(cls, text: str) -> Address:
-        """A database URL; `postgresql://` means psycopg 3. Raises LedgerError."""
+    def of(cls, text: str, given_by: str = "--workdir or VAE_SWEEP_DATABASE_URL") -> Address:
+        """A database URL; `postgresql://` means psycopg 3. Raises LedgerError, which names what it was `given_by`."""
         try:
             url = sa.make_url(text)
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError) as error:  # a port that is no number
             raise LedgerError(
-                "A ledger's address is a database URL such as sqlite:////folder/ledger.db, but what came "
-                f"begins with {text.split(':')[0][:12]!r}. Correct --workdir or VAE_SWEEP_DATABASE_URL."
+                "A database's address is a URL such as sqlite:////folder/ledger.db, but what came "
+                f"begins with {text.split(':')[0][:12]!r}. Correct {given_by}."
             ) from error
         if "@" in (url.host or ""):
             raise LedgerError(
@@ -135,6 +139,22 @@ class Address:
         """SQLite: nothing is waited for but other writers."""
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What PostgreSQL's client library is told beside the URL."""
+        known = _POSTGRESQL_OPTIONS if self.url.get_driver_name() in ("psycopg", "psycopg2") else {}
+        return {name: value for name, value in known.items() if name not in self.url.query}
+
+    @property
+    def complete(self) -> str:
+        """The URL with all it has; not for people."""
+        return self.url.render_as_string(hide_password=False)
+
+    def cause(self, error: BaseException) -> str:
+        """The first line of what the database said, with every password of the URL blotted out."""
+        text = self.without_secrets(str(getattr(error, "orig", None) or error).strip())
+        return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
     def without_secrets(self, text: str) -> str:
         """`text` with every password of the URL blotted out."""
         options = [value for name, value in self.url.query.items() if "pass" in name and isinstance(value, str)]
@@ -148,11 +168,9 @@ def make_engine(address: Address) -> sa.Engine:
     url = address.url
     try:
         if not address.is_file:
-            known = _POSTGRESQL_OPTIONS if url.get_driver_name() in ("psycopg", "psycopg2") else {}
-            options = {name: value for name, value in known.items() if name not in url.query}
-            return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
+            return sa.create_engine(url, pool_pre_ping=True, connect_args=address.client_options)
         engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
-    except (ImportError, sa.exc.NoSuchModuleError) as error:
+    except DRIVER_ERRORS as error:
         raise LedgerError(
             f"A database URL needs its driver, but {url.drivername} has none installed. "
             "For PostgreSQL: pip install 'psycopg[binary]'."
@@ -192,20 +210,20 @@ def mapped(address: Address) -> Iterator[None]:
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        text = address.without_secrets(str(getattr(error, "orig", None) or error).strip())
-        cause = text.splitlines()[0].rstrip(".")
+        cause = address.cause(error)
         fitting = (remedy for words, remedy in _REMEDIES.items() if words in cause.lower())
         remedy = next(fitting, "Check the database, then run the same command again.")
-        kind = LedgerError if address.is_file or not _is_away(error, text.lower()) else LedgerAway
+        kind = LedgerError if address.is_file or not _is_away(error) else LedgerAway
         raise kind(f"The ledger {address.shown} must be readable and writable, but: {cause}. {remedy}") from error
 
 
-def _is_away(error: sa.exc.SQLAlchemyError, text: str) -> bool:
-    """Whether it was the connection that failed. `text`: what the client library says, in small letters."""
+def _is_away(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether it was the connection that failed."""
     if not isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return False
     if error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "").startswith(_AWAY_STATES):
         return True
+    text = str(error.orig).lower()
     return any(words in text for words in _AWAY_WORDS) and not any(words in text for words in _HERE_WORDS)
 
 

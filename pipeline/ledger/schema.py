@@ -25,7 +25,7 @@ LEASE_SECONDS = 30.0
 """A lease whose last heartbeat is older than this is free."""
 
 SweepStatus = Literal["running", "stopped", "finished"]
-Role = Literal["driver", "delivery"]
+Role = Literal["driver", "delivery", "export"]
 
 Row = dict[str, Any]
 

@@ -339,6 +339,13 @@ def target_of(uri: str) -> str:
     return f"mlflow:{_masked(uri)}"
 
 
+def page_of_run(uri: str, run_id: str) -> str | None:
+    """Where a browser shows a run, without loading MLflow; None where no server is known."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return re.sub(r"//[^/@\s]+@", "//", uri).rstrip("/") + f"/#/runs/{run_id}"
+
+
 def _masked(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 

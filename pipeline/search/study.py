@@ -1,4 +1,4 @@
-"""Ask, tell and stopping rules of one search: the only file that knows Optuna.
+"""Ask, tell and stopping rules of one search.
 
 What is proposed for trial n is a pure function of (seed, replicate, n, results of trials 0..n-lag): neither the number
 of workers, nor the order in which trials end, nor a restart can change it. For that, results are buffered and told to
@@ -19,13 +19,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
-from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .config import ChoiceDomain, Domain, IntDomain
-from .errors import UserError
-from .records import ENDED, Params, State, Value, canonical_json, derive_seed
+from ..config import Domain
+from ..errors import UserError
+from ..records import ENDED, Params, State, derive_seed
+from .domains import decode, distribution, encode, grid_values
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,7 +50,9 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class Told:
+    """How a trial ended, as the model learns it."""
+
     state: State
     value: float | None
     curve: tuple[float, ...]
@@ -77,7 +78,7 @@ class _Plan:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Optuna without its information lines."""
     import optuna
 
@@ -87,58 +88,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(verbosity)
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    """The domain in Optuna's words; a choice is its index, since Optuna cannot tell 1 from True."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(domain, ChoiceDomain):
-        return CategoricalDistribution(range(len(domain.choices)))
-    if isinstance(domain, IntDomain):
-        values = range(domain.low, domain.high + 1, domain.step)
-        return IntDistribution(domain.low, values[-1], log=domain.log, step=domain.step)
-    high = domain.high if domain.step is None else _steps(domain.low, domain.high, domain.step)[-1]
-    return FloatDistribution(domain.low, high, log=domain.log, step=domain.step)
-
-
-def _steps(low: float, high: float, step: float) -> list[float]:
-    """low, low + step, ... up to high, in decimal arithmetic: 0.1 + 2 * 0.1 is 0.3."""
-    first, last, by = Decimal(repr(low)), Decimal(repr(high)), Decimal(repr(step))
-    return [float(first + by * i) for i in range(int((last - first) // by) + 1)]
-
-
-def _encode(domain: Domain, value: Value) -> Value:
-    """A study file's value -> Optuna's."""
-    if not isinstance(domain, ChoiceDomain):
-        return value
-    return [canonical_json(choice) for choice in domain.choices].index(canonical_json(value))
-
-
-def _decode(domain: Domain, drawn: Any) -> Value:
-    value: Value = domain.choices[drawn] if isinstance(domain, ChoiceDomain) else drawn
-    return value
-
-
-def grid_values(domains: Mapping[str, Domain]) -> list[Params]:
-    """All combinations in the domains' order, the last one running fastest; one empty for no domain.
-
-    Raises UserError for a continuous domain.
-    """
-    axes: list[Sequence[Value]] = []
-    for name, domain in domains.items():
-        if isinstance(domain, ChoiceDomain):
-            axes.append(domain.choices)
-        elif isinstance(domain, IntDomain):
-            axes.append(range(domain.low, domain.high + 1, domain.step))
-        elif domain.step is not None:
-            axes.append(_steps(domain.low, domain.high, domain.step))
-        else:
-            raise UserError(
-                f"a grid needs a finite number of values, but nuisance.{name} is continuous ({domain.low} "
-                f"to {domain.high}): give it a `step` or `choices`, or take another search.sampler"
-            )
-    return [dict(zip(domains, values, strict=True)) for values in product(*axes)]
 
 
 _Draw = tuple[Params, Mapping[str, Any]]
@@ -153,7 +102,7 @@ class _Sampler(Protocol):
     model_based: bool
     """whether the proposal depends on `told`"""
 
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[_Told]) -> _Draw: ...
+    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw: ...
 
 
 class _Random:
@@ -164,7 +113,7 @@ class _Random:
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
 
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[_Told]) -> _Draw:
+    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
         import optuna
 
         sampler = optuna.samplers.RandomSampler(seed=self._plan.seed_of("random", number))
@@ -181,7 +130,7 @@ class _Sobol:
         self._study: Study | None = None
         self._points: list[Params] = []
 
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[_Told]) -> _Draw:
+    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
         study = self._study = self._study or self._fresh()
         while len(self._points) <= number:  # after a restart: draws those before once more
             self._points.append(_ask(study, self._plan))
@@ -217,7 +166,7 @@ class _Grid:
                 "leave search.trials out to visit every point once"
             )
 
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[_Told]) -> _Draw:
+    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
         return self._values[number], {}
 
 
@@ -232,7 +181,7 @@ class _Tpe:
         self._study: Study | None = None
         self._told = 0
 
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[_Told]) -> _Draw:
+    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
         if number < self._plan.startup:
             return self._random.propose(number, earlier, told)
         import optuna
@@ -243,13 +192,13 @@ class _Tpe:
         params = _ask(study, self._plan)
         return params, dict(study.get_trials(deepcopy=False)[number].system_attrs)
 
-    def _catch_up(self, study: Study, earlier: Sequence[Proposal], told: Sequence[_Told]) -> None:
+    def _catch_up(self, study: Study, earlier: Sequence[Proposal], told: Sequence[Told]) -> None:
         from optuna.trial import Trial, TrialState, create_trial
 
         for proposal in earlier[len(study.get_trials(deepcopy=False)) :]:
             running = create_trial(
                 state=TrialState.RUNNING,
-                params={n: _encode(self._plan.domains[n], value) for n, value in proposal.params.items()},
+                params={n: encode(self._plan.domains[n], value) for n, value in proposal.params.items()},
                 distributions=self._plan.distributions(),
                 system_attrs=dict(proposal.attributes),
             )
@@ -271,7 +220,7 @@ class _Tpe:
 
 def _ask(study: Study, plan: _Plan) -> Params:
     drawn = study.ask(plan.distributions()).params
-    return {name: _decode(domain, drawn[name]) for name, domain in plan.domains.items()}
+    return {name: decode(domain, drawn[name]) for name, domain in plan.domains.items()}
 
 
 SAMPLERS: Mapping[str, Callable[[_Plan], _Sampler]]
@@ -332,8 +281,8 @@ class Search:
         self._pruner, self._rule = PRUNERS[pruner], (pruner_startup, pruner_warmup_epochs, epochs)
         self._lag = lag if self._sampler.model_based or pruner != "none" else None
         self._proposals: list[Proposal] = []
-        self._told: dict[int, _Told] = {}
-        self._gapless, self._model = 0, list[_Told]()
+        self._told: dict[int, Told] = {}
+        self._gapless, self._model = 0, list[Told]()
         """all before trial `gapless` are told; what the model was told of the first ones"""
 
     @property
@@ -359,7 +308,7 @@ class Search:
         visible = self._visible(number)
         if self._gapless < visible:
             return None
-        with _quiet():
+        with quiet():
             params, attributes = self._propose(number, visible)
         proposal = Proposal(number, params, self._thresholds(visible), attributes)
         self._proposals.append(proposal)
@@ -374,7 +323,7 @@ class Search:
         assert number not in self._told, f"trial {number} was told before"
         assert state is not State.COMPLETE or (value is not None and math.isfinite(value)), value
         assert state is not State.STOPPED or (curve and all(map(math.isfinite, curve))), curve
-        self._told[number] = _Told(state, value, tuple(curve))
+        self._told[number] = Told(state, value, tuple(curve))
         while self._gapless in self._told:
             self._gapless += 1
 
@@ -387,6 +336,10 @@ class Search:
         assert [proposal.number for proposal in proposals] == list(range(len(proposals)))
         assert all(set(proposal.params) == set(self._plan.domains) for proposal in proposals)
         self._proposals.extend(proposals)
+
+    def as_told(self, number: int) -> Told | None:
+        """How trial `number` is told to the model; None while that depends on trials still out."""
+        return self._for_model(number) if number < self.asked and self._settled(number) <= self._gapless else None
 
     def ranking(self) -> list[int]:
         """Numbers of the complete trials, best first; a tie goes to the lower number."""
@@ -406,7 +359,7 @@ class Search:
         self._model += [self._for_model(n) for n in range(len(self._model), visible)]
         return self._sampler.propose(number, self._proposals, self._model)
 
-    def _for_model(self, number: int) -> _Told:
+    def _for_model(self, number: int) -> Told:
         """What the model is told: a diverged trial is one that completed far below all others.
 
         Looks at the trials told up to the ask at which `number` is told first, so that a restart, which tells many at
@@ -415,9 +368,13 @@ class Search:
         told = self._told[number]
         if told.state is not State.DIVERGED:
             return told
-        known = range(max(number + 1, self._visible(self._plan.startup)))
+        known = range(self._settled(number))
         values = [self._told[n].value for n in known if self._told[n].state is State.COMPLETE]
-        return _Told(State.COMPLETE, diverged_value([v for v in values if v is not None]), ())
+        return Told(State.COMPLETE, diverged_value([v for v in values if v is not None]), ())
+
+    def _settled(self, number: int) -> int:
+        """How many trials, from the first on, decide what is told of `number`."""
+        return min(max(number + 1, self._visible(self._plan.startup)), self._plan.trials)
 
     def _thresholds(self, visible: int) -> Thresholds:
         curves = [t.curve for n in range(visible) if (t := self._told[n]).state is State.COMPLETE]
