@@ -23,7 +23,6 @@ from typing import Any
 
 import yaml
 
-from pipeline import study as searches
 from pipeline.config import Study, load_study
 from pipeline.execution.base import Executor
 from pipeline.execution.simulated import SimulatedExecutor
@@ -33,6 +32,7 @@ from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Event, TrialKey, TrialTask
 from pipeline.report.observer import Observer
 from pipeline.report.progress import SilentProgress
+from pipeline.search import study as searches
 from pipeline.space import arms
 from pipeline.stages import Stages
 from pipeline.sweep import Sweep

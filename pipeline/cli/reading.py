@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UserError
 from .common import (
     SWEEPS,
     Address,
