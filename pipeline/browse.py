@@ -10,9 +10,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rich.markup import escape
 
 from .comparison import to_json
 from .delivery import Subject, check, deliver_pending, finish, follow, hold_lease
-from .errors import UserError
+from .errors import UserError, VaeSweepError
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
 from .records import ENDED, Phase, TrialRecord
@@ -32,6 +33,12 @@ from .search.study import Told
 from .stages import METRIC_CURVE, Stages
 from .tracking.base import DatasetInfo, Tracker
 from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of
+
+OPTUNA_VARIABLE = "VAE_SWEEP_OPTUNA_URL"
+EXPORT_SECONDS = 30.0
+"""between two exports of a running sweep"""
+LAST_EXPORT_SECONDS = 60.0
+"""how long the end of the delivery waits for the last export"""
 
 
 def connect(where: Where) -> MlflowTracker | None:
@@ -83,7 +90,8 @@ def synchronise(name: str, where: Where, console: Console, *, check: bool, follo
         if check:
             return _check(ledger, tracker, subject, console)
         if follow:
-            return _follow(ledger, tracker, subject, console)
+            with _exporting(name, where):
+                return _follow(ledger, tracker, subject, console)
         return _deliver(ledger, tracker, subject, console)
 
 
@@ -118,6 +126,13 @@ def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Consol
 
 def export_to_optuna(name: str, where: Where, url: str, given_by: str, console: Console) -> int:
     """`sync --optuna`: copies the searches into an Optuna storage. Returns the exit code."""
+    line, complete = _export(name, where, url, given_by)
+    console.print(line)
+    return 0 if complete else 1
+
+
+def _export(name: str, where: Where, url: str, given_by: str) -> tuple[str, bool]:
+    """What is to be said of an export, and whether all that it should have is there."""
     with open_ledger(where) as ledger, hold_lease(ledger, name, "export") as beat:
         results = load_results(ledger, name)
         searches = _exported(ledger, results, where)
@@ -127,8 +142,36 @@ def export_to_optuna(name: str, where: Where, url: str, given_by: str, console: 
     line = f"Optuna: {len(searches)} studies, {over} trials, {added} of them new"
     if over < ended:
         line += f"; {ended - over} ended ones wait for those before them, or for their runs in MLflow"
-    console.print(line)
-    return 1 if over < ended and results.sweep.status != "running" else 0
+    return line, over == ended or results.sweep.status == "running"
+
+
+@contextmanager
+def _exporting(name: str, where: Where) -> Iterator[None]:
+    """Exports now and then, and at the end, when VAE_SWEEP_OPTUNA_URL is set.
+
+    In a thread of its own: a storage that does not answer holds up neither the delivery nor, for long, the end.
+    """
+    url, over = os.environ.get(OPTUNA_VARIABLE), threading.Event()
+
+    def work() -> None:
+        last, said = False, ""
+        while url and not last:
+            last = over.wait(EXPORT_SECONDS)
+            try:
+                line, _ = _export(name, where, url, OPTUNA_VARIABLE)
+            except VaeSweepError as error:
+                line = f"Optuna: {error}"
+            if line != said:
+                print(line.replace("\n", " "), file=sys.stderr, flush=True)
+            said = line
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(LAST_EXPORT_SECONDS)
 
 
 def _exported(ledger: Ledger, results: Results, where: Where) -> list[ExportedSearch]:

@@ -28,7 +28,7 @@ from pipeline.space import Arm
 from pipeline.tracking.mlflow_tracker import target_of
 
 from .postgres import SECRET, Server
-from .sweeps import MEDIAN, run_here, study_file, vae_sweep_here
+from .sweeps import MEDIAN, run_here, study_file, vae_sweep, vae_sweep_here
 
 MLFLOW = "http://me:word@mlflow.example/base/"
 STATES = {
@@ -277,3 +277,27 @@ def test_alone_and_of_a_sweep_that_exists(tmp_path: Path) -> None:
     assert vae_sweep_here("sync", "small", "--optuna", "sqlite://", "--check", "--workdir", tmp_path)[0] == 2
     code, _, error = vae_sweep_here("sync", "small", "--optuna", "sqlite://", "--workdir", tmp_path)
     assert code in (1, 2) and "'small'" in error
+
+
+def run_exporting_to(url: str, folder: Path) -> str:
+    """A tracked run with VAE_SWEEP_OPTUNA_URL; what its delivery printed."""
+    file = study_file(folder, scientific={"scale": ["log_variance"], "latent_dim": [2]})
+    words = ("run", file, "--workdir", folder / "work", "--executor", "inline")
+    done = vae_sweep(*words, VAE_SWEEP_OPTUNA_URL=url)
+    assert "not in MLflow" not in done.stdout
+    log = (folder / "work" / "small" / "delivery.log").read_text()
+    assert SECRET not in log and "Traceback" not in log
+    return log
+
+
+@pytest.mark.slow
+def test_a_run_exports_behind_its_delivery(storage: str, tmp_path: Path) -> None:
+    assert "Optuna: 2 studies, 12 trials" in run_exporting_to(storage, tmp_path)
+    trials = [study.trials for study in loaded(storage).values()]
+    assert [len(found) for found in trials] == [6, 6]
+    assert len({trial.user_attrs["mlflow_run_id"] for found in trials for trial in found}) == 12
+
+
+def test_a_storage_that_is_away_does_not_hold_up_mlflow(tmp_path: Path) -> None:
+    log = run_exporting_to(f"postgresql://me:{SECRET}@127.0.0.1:1/none", tmp_path)
+    assert "Connection refused. Check it and VAE_SWEEP_OPTUNA_URL" in log
