@@ -3,11 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sweep test test-slow lint bench bench-quick clean
+.PHONY: sweep cluster cluster-down secrets test test-slow test-containers lint bench bench-quick clean
 
 ## the main job: a small sweep on the bundled digits, no server needed
 sweep: $(VENV)/run.stamp
 	$(BIN)/vae-sweep run configs/quickstart.yaml
+
+## PostgreSQL, MLflow, Ray and optuna-dashboard in containers on this machine; prints the next commands
+cluster:
+	docker/cluster.sh up
+
+## stops it; what was stored stays
+cluster-down:
+	docker/cluster.sh down
+
+## the passwords and tokens of the cluster that are missing, in secrets/
+secrets:
+	docker/make-secrets.sh
 
 ## the default test suite, under five minutes on two cores
 test: $(VENV)/dev.stamp
@@ -16,6 +28,10 @@ test: $(VENV)/dev.stamp
 ## the tests that take longer
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+## the cluster's tests, in a stack of their own; skipped, with the reason, where no container engine can be used
+test-containers: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m containers -rs
 
 ## ours against the tools people use today; about an hour on two quiet cores
 bench: $(VENV)/dev.stamp
