@@ -137,7 +137,12 @@ def test_of_two_drivers_at_once_one_runs(url: str, expected: str, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_restart_in_the_middle_of_a_sweep(url: str, postgresql: Server, expected: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tracked", ["in a file", "there too"])
+def test_a_restart_in_the_middle_of_a_sweep(
+    url: str, postgresql: Server, expected: str, tmp_path: Path, tracked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tracked == "there too":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", postgresql.new_database())
     log, workdir = tmp_path / "log", tmp_path / "work"
     words = ("run", study(tmp_path), "--workdir", workdir, "--executor", "inline", "--slots", "2")
     driver = vae_sweep_started(*words, log=log)

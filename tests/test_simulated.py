@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load_study
+from pipeline.errors import SweepConflictError
 from pipeline.execution.base import Executor
 from pipeline.execution.inline import InlineExecutor
 from pipeline.execution.simulated import SimulatedExecutor
@@ -342,7 +343,8 @@ def driven(
         )
         assert around(sweep) == (stop_after is None)
         assert progress.last is not None
-        assert len([line for line in progress.lines if line.endswith("is ready")]) >= workers, "all that join are named"
+        named = [line for line in progress.lines if line.endswith("is ready") or "gets no trials" in line]
+        assert len(named) >= workers, "all that join are named"
         return ledger.trials(study.name), progress.last
 
 
@@ -415,6 +417,18 @@ def test_a_worker_that_comes_late_gets_what_has_not_begun(tmp_path: Path) -> Non
     assert starts[0] == 0.0 and 1.5 <= starts[1] < 2.5, "at once, not with the next trials"
     assert ends[1] < ends[0]
     assert {record.attempts for record in more} == {1}, "what had not begun was not attempted"
+
+
+def test_a_worker_with_other_numerics_gets_no_trials_while_there_are_others(tmp_path: Path) -> None:
+    file = study_file(tmp_path, search={"trials": 16})
+    alike, _ = driven(file, tmp_path / "alike", workers=2, slots=4)
+    mixed, _ = driven(file, tmp_path / "mixed", workers=3, slots=4, devices={"simulated-1": "other"})
+    assert logged(mixed) == logged(alike)
+    assert {record.outcome.worker for record in mixed if record.outcome} == {"simulated-0", "simulated-2"}
+    driven(file, tmp_path / "resumed", workers=2, slots=4, stop_after=20)
+    others = {f"simulated-{number}": "other" for number in range(3)}
+    with pytest.raises(SweepConflictError, match=r"device: simulated there, other here.*--allow-mixed"):
+        driven(file, tmp_path / "resumed", workers=3, slots=4, devices=others)
 
 
 def test_a_trial_that_loses_every_worker_fails_and_the_sweep_goes_on(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ class Jobs:
         """`address`: of the head's dashboard, such as http://head:8265."""
         self.address = address
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray believes the environment more than the argument
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):  # the second has a level of its own
+            logging.getLogger(name).setLevel(logging.WARNING)
         with self._answers():
             self._client = JobSubmissionClient(address)
 

@@ -101,17 +101,18 @@ class SimulatedExecutor:
         start_seconds: float = 5.0,
         losses: Mapping[str, float] | None = None,
         joins: Sequence[float] = (),
+        devices: Mapping[str, str] | None = None,
     ) -> None:
         """All times in virtual seconds since 0.
 
         seconds_per_epoch: mean over trials, each has a pace of its own; round_seconds: what happens within so much of
         the next event comes in one poll; losses: worker -> when it is lost. The first workers are there at once and
         called `simulated-0` and so on; a lost one's replacement gets the next number and takes `start_seconds`.
-        joins: when one more comes.
+        joins: when one more comes; devices: worker -> what its fingerprint says instead of `simulated`.
         """
         self._slots, self._epoch_seconds = slots, seconds_per_epoch
         self._round_seconds, self._start_seconds = round_seconds, start_seconds
-        self._losses = dict(losses or {})
+        self._losses, self._devices = dict(losses or {}), dict(devices or {})
         self._workers: dict[str, _Worker] = {}
         self._agenda: list[tuple[float, int, Callable[[], Sequence[Event]]]] = []
         """(when, tie-break, what happens then)"""
@@ -171,7 +172,7 @@ class SimulatedExecutor:
         self._workers[name] = _Worker()
         if name in self._losses:
             self._plan(max(self._losses[name] - self.now, 0.0), partial(self._lose, name))
-        return [WorkerJoined(name, HOST, {"device": "simulated"}, self._slots)]
+        return [WorkerJoined(name, HOST, {"device": self._devices.get(name, "simulated")}, self._slots)]
 
     def _lose(self, name: str) -> list[Event]:
         del self._workers[name]
