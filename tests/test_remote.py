@@ -96,7 +96,7 @@ class TestCluster:
         client.wait()
         status = vae_sweep("status", "small", "--address", head.address)
         assert "small: running" in status.stdout
-        again = vae_sweep(*words, "--follow")
+        again = vae_sweep(*words)
         assert "runs already as job vae-sweep-small-1" in again.stdout and "Does it matter?" in again.stdout
         assert f"best small --address {head.address}" in again.stdout
         there = vae_sweep("compare", "small", "--json", "--address", head.address).stdout

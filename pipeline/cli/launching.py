@@ -138,7 +138,14 @@ def submit(
     file: StudyFile,
     address: ClusterAddress,
     set_: Sets = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Print what it prints, until it ends.")] = False,
+    follow: Annotated[
+        bool | None,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Print what it prints, until it ends; default: only of a sweep that runs already.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Workers = None,
     max_workers: MaxWorkers = None,
     slots: Slots = "auto",
@@ -175,7 +182,7 @@ def submit(
     screen.print(f"Sweep [bold]{sent.sweep}[/] {verb} as job {sent.job}.")
     screen.print(f"how far it is:        [bold]{command('status', sent.sweep, *there)}[/]", soft_wrap=True)
     screen.print(f"a clean stop:         [bold]{command('stop', sent.sweep, *there)}[/]", soft_wrap=True)
-    if not follow:
+    if not (sent.already if follow is None else follow):
         return
     try:
         raise typer.Exit(remote.follow(jobs, sent.job, lambda text: print(text, end="", flush=True)))
