@@ -6,6 +6,7 @@ the user's own modules. Ledger, tracker and working directory are those of the c
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -137,11 +138,22 @@ def run_there(jobs: Jobs, words: Sequence[str]) -> int:
         )
     if not text and ended.code:
         raise ExecutionError(f"`{words[0]}` could not run at {jobs.address}: {ended.message.strip()}")
+    if ended.code and words[0] == "status" and (starting := _starting(jobs, words)):
+        facts = {
+            "sweep": starting.metadata[_SWEEP],
+            "status": "starting",
+            "job": starting.id,
+            "job_state": starting.state,
+        }
+        print(json.dumps(facts) if "--json" in words else f"{facts['sweep']}: starting (job {starting.id}).")
+        return 0
     (sys.stderr if ended.code and "error:" in text else sys.stdout).write(text)
-    for other in jobs.all() if ended.code and words[0] == "status" else ():
-        if other.metadata.get(_SWEEP) in words and not other.over:
-            print(f"Job {other.id} is {other.state}.", file=sys.stderr)
     return ended.code
+
+
+def _starting(jobs: Jobs, words: Sequence[str]) -> Job | None:
+    """The job that will run the sweep named in `words`, which is not in the ledger yet."""
+    return next((job for job in jobs.all() if job.metadata.get(_SWEEP) in words and not job.over), None)
 
 
 def check_client() -> None:

@@ -23,7 +23,8 @@ class TestPage:
         for text in [*blocks(page, "bash"), *blocks(page, "sh"), *blocks(page, "yaml")]:
             for verb, *words in commands(text):
                 assert verb in VERBS, f"{page.name}: vae-sweep {verb}"
-                options = {option for parameter in VERBS[verb].params for option in (*parameter.opts, *parameter.secondary_opts)}
+                parameters = VERBS[verb].params
+                options = {option for one in parameters for option in (*one.opts, *one.secondary_opts)}
                 used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
                 assert used <= options | {"--help"}, f"{page.name}: vae-sweep {verb} {used - options}"
 
