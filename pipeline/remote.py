@@ -139,12 +139,7 @@ def run_there(jobs: Jobs, words: Sequence[str]) -> int:
     if not text and ended.code:
         raise ExecutionError(f"`{words[0]}` could not run at {jobs.address}: {ended.message.strip()}")
     if ended.code and words[0] == "status" and (starting := _starting(jobs, words)):
-        facts = {
-            "sweep": starting.metadata[_SWEEP],
-            "status": "starting",
-            "job": starting.id,
-            "job_state": starting.state,
-        }
+        facts = {"sweep": starting.metadata[_SWEEP], "status": "starting", "job": starting.id, "trials": {}}
         print(json.dumps(facts) if "--json" in words else f"{facts['sweep']}: starting (job {starting.id}).")
         return 0
     (sys.stderr if ended.code and "error:" in text else sys.stdout).write(text)

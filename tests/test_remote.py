@@ -50,6 +50,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}"]
     command += ["--object-store-memory=100000000", f"--ray-client-server-port={free_port()}"]
     environment = {**os.environ, **TOKEN, "VAE_SWEEP_WORKDIR": str(folder / "sweeps"), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "2"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     with log.open("wb") as file:
         process = subprocess.Popen(
