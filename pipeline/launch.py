@@ -55,7 +55,7 @@ class Where:
     workers: int | None = 1
     """None: all that the cluster at `address` has"""
     max_workers: int | None = None
-    """of a cluster that grows; None: no more than the study can use"""
+    """of a cluster that grows; None: `workers`, or no more than the study can use"""
     device: str = "auto"
     """of Ray workers: `cpu`, `cuda`, or `auto`: GPUs where the cluster has some"""
     workers_per_gpu: int = 1
@@ -176,7 +176,7 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
     return RayPool(
         dataset,
         workers=where.workers,
-        max_workers=where.max_workers or (most_workers(study) if where.address else where.workers),
+        max_workers=where.max_workers or where.workers or most_workers(study),
         slots=where.slots,
         bank_seed=bank_seed,
         address=where.address,

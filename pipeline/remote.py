@@ -85,7 +85,7 @@ def submit(
     environment = _read_environment(runtime_env)
     with tempfile.TemporaryDirectory(prefix="vae-sweep-") as name:
         folder = Path(name)
-        _pack(study, include, folder)
+        pack(study, include, folder)
         where = _quoted("--workdir", workdir) if workdir else f"--workdir {WORKDIR}"
         try:
             job_id = jobs.start(
@@ -170,7 +170,7 @@ def _joined(job: Job, study: Study, question: str) -> Submitted:
     return Submitted(job.id, study.name, True)
 
 
-def _pack(study: Study, include: Sequence[Path], folder: Path) -> None:
+def pack(study: Study, include: Sequence[Path], folder: Path) -> None:
     """The study, its data file and the user's own code, as the driver will find them in its directory."""
     taken = {"study.yaml", "data", "pipeline"}
     if study.data.path is not None:

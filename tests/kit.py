@@ -5,7 +5,9 @@ The default sizes are odd on purpose (images, pixels, hidden units, latents, bat
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import numpy as np
@@ -147,3 +149,12 @@ def plain_elbo(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
     rate: Tensor = kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
     log_p: Tensor = p.log_prob(x)  # type: ignore[no-untyped-call]
     return (log_p.sum(-1) - rate).mean()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on, all different."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

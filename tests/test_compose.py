@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .kit import free_ports
 from .sweeps import records, vae_sweep, vae_sweep_started
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -96,20 +95,12 @@ def _why_not() -> str | None:
     return None
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The cluster with two workers; taken down with its volumes."""
     if why := _why_not():
         pytest.skip(f"no cluster in containers: {why}")
-    mlflow, ray, optuna = _free_ports(3)
+    mlflow, ray, optuna = free_ports(3)
     secrets = tmp_path_factory.mktemp("cluster") / "secrets"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAE_SWEEP_", "COMPOSE_"))}
     environment = {

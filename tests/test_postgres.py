@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.ledger.store import Ledger
 from pipeline.records import ENDED, State, TrialRecord
 
 from .postgres import SECRET, Server
-from .sweeps import json_of, run_here, study_file, vae_sweep, vae_sweep_here, vae_sweep_started
+from .sweeps import json_of, run_here, study_file, vae_sweep, vae_sweep_here, vae_sweep_started, wait_for
 
 ROOT = str(Path(__file__).parents[1])
 SCIENTIFIC = {"scientific": {"scale": ["log_variance", "raw_variance"], "latent_dim": [2]}}
@@ -51,13 +51,6 @@ def url(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def ended(url: str) -> int:
     with Ledger.open(url) as ledger:
         return len(ledger.trials("small", states=ENDED))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def test_the_same_table_as_from_a_file(url: str, expected: str, tmp_path: Path) -> None:
@@ -146,13 +139,13 @@ def test_a_restart_in_the_middle_of_a_sweep(
     log, workdir = tmp_path / "log", tmp_path / "work"
     words = ("run", study(tmp_path), "--workdir", workdir, "--executor", "inline", "--slots", "2")
     driver = vae_sweep_started(*words, log=log)
-    wait_until(lambda: ended(url) >= 3)
+    wait_for(lambda: ended(url) >= 3)
     commands = list(commands_of_all())
     assert any("--follow" in command and str(workdir) in command for command in commands), commands
     assert not any(SECRET in command and str(postgresql.port) in command for command in commands)
     postgresql.stop("immediate")
     try:
-        wait_until(lambda: "waiting up to" in log.read_text(), 20)
+        wait_for(lambda: "waiting up to" in log.read_text(), driver, 20)
         time.sleep(2)
         assert driver.poll() is None
     finally:
@@ -179,7 +172,7 @@ def test_a_server_that_never_comes_back(
     words = ("run", study(tmp_path), "--workdir", tmp_path / "work", "--executor", "inline", "--mlflow", "none")
 
     def pull_the_plug() -> None:
-        wait_until(lambda: ended(url) >= 3)
+        wait_for(lambda: ended(url) >= 3)
         postgresql.stop("immediate")
 
     saboteur = threading.Thread(target=pull_the_plug)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,18 +20,13 @@ import pytest
 from pipeline import __version__
 from pipeline.config import load_study
 from pipeline.errors import UserError
-from pipeline.remote import _pack
+from pipeline.remote import pack
 
 from .docs import ROOT, blocks
+from .kit import free_ports
 from .sweeps import json_of, run_here, study_file, vae_sweep, vae_sweep_here, vae_sweep_started, wait_for
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,11 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("head")
-    dashboard, log = free_port(), folder / "log"
+    (dashboard, client), log = free_ports(2), folder / "log"
     temporary = tempfile.mkdtemp(prefix="vs")  # the paths of Ray's sockets must be short
     command = [Path(sys.executable).parent / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}"]
-    command += ["--object-store-memory=100000000", f"--ray-client-server-port={free_port()}"]
+    command += ["--object-store-memory=100000000", f"--ray-client-server-port={client}"]
     environment = {**os.environ, **TOKEN, "VAE_SWEEP_WORKDIR": str(folder / "sweeps"), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "2"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -147,7 +141,7 @@ class TestCluster:
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
-    code, _, error = vae_sweep_here("submit", study_file(tmp_path), "--address", f"http://127.0.0.1:{free_port()}")
+    code, _, error = vae_sweep_here("submit", study_file(tmp_path), "--address", f"http://127.0.0.1:{free_ports(1)[0]}")
     assert code == 1 and "must answer" in error and "check that it runs" in error
 
 
@@ -170,7 +164,7 @@ def test_what_travels(tmp_path: Path, images: Path) -> None:
     (package / "net.py").write_text("y = 2\n")
     folder.mkdir()
     study = load_study(study_file(tmp_path, data={"name": None, "path": str(images), "levels": 16}))
-    _pack(study, [mine, package], folder)
+    pack(study, [mine, package], folder)
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert found == {"study.yaml", "data/mine.npz", "mine.py", "nets/net.py"}
     there = load_study(folder / "study.yaml")
@@ -180,4 +174,4 @@ def test_what_travels(tmp_path: Path, images: Path) -> None:
         again = tmp_path / f"again-{wrong.stem}"
         again.mkdir()
         with pytest.raises(UserError, match="--include"):
-            _pack(study, [mine, wrong], again)
+            pack(study, [mine, wrong], again)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from pipeline.tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRec
 from pipeline.tracking.mlflow_tracker import MlflowTracker, _masked, target_of
 from pipeline.tracking.null_tracker import NullTracker
 
+from .kit import free_ports
+
 T0 = 1_700_000_000_000
 _names = iter(range(10**6))
 
@@ -36,9 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """Address and process group of a real tracking server."""
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -42,7 +42,7 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Workers to start; default: one a CPU core, or all that a cluster has.")
 ]
 MaxWorkers = Annotated[
-    int | None, typer.Option(min=1, help="Use nodes that join a cluster later, up to so many workers.")
+    int | None, typer.Option(min=1, help="Use what room a cluster has, also nodes that join later, up to so many.")
 ]
 Slots = Annotated[str, typer.Option(metavar="N|auto", help="Trials a worker trains at once.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What workers train on.")]

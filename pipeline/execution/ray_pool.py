@@ -103,9 +103,9 @@ class RayPool:
         device: str = "auto",
         workers_per_gpu: int = 1,
     ) -> None:
-        """`workers`: as many are started even where there is no room yet, which is what an autoscaler adds nodes for
-        (None: what the cluster has). Nodes that join later are used as well, up to `max_workers` (None: `workers`,
-        or without them all there is room for).
+        """`workers`: so many are started at least, even where there is no room yet, which is what an autoscaler adds
+        nodes for (None: what the cluster has). Room beyond them, now or later, is used up to `max_workers` (None:
+        `workers`, or without them all there is room for).
         """
         self._owns_cluster = join(address, workers)
         self._elastic = address is not None
