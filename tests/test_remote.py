@@ -76,7 +76,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def long_study(folder: Path, images: Path, **changes: object) -> Path:
-    changes = {"train": {"epochs": 80}, "search": {"trials": 10, "startup": 4}, **changes}
+    changes = {"train": {"epochs": 200}, "search": {"trials": 10, "startup": 4}, **changes}
     return study_file(folder, data={"name": None, "path": str(images), "levels": 16}, **changes)
 
 
