@@ -21,12 +21,9 @@ from pipeline.comparison import (
     compare,
     detectable_difference,
     estimate,
-    holm,
-    more_replicates,
-    p_equivalence,
-    p_two_sided,
     to_json,
 )
+from pipeline.comparison.intervals import holm, more_replicates, p_equivalence, p_two_sided
 from pipeline.config import load_study
 from pipeline.errors import UserError
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .comparison import ArmResult, Comparison, Estimate, ReplicateResult, estimate, metric_value
-from .errors import UserError, VaeSweepError
-from .records import ENDED, Params, Phase, TrialKey, TrialRecord, canonical_json
+from ..comparison import ArmResult, Comparison, Estimate, ReplicateResult, estimate, metric_value
+from ..errors import UserError, VaeSweepError
+from ..records import ENDED, Params, Phase, TrialKey, TrialRecord, canonical_json
 
 
 @dataclass(frozen=True, slots=True)
