@@ -239,8 +239,10 @@ def serve(where: Where, port: int, console: Console) -> int:
     assert tracker is not None
     base = f"http://127.0.0.1:{port}"
     console.print(f"MLflow UI: [bold]{base}[/]  (Ctrl-C ends it)")
-    for name, url in _links(where, tracker, base):
-        console.print(f"  {escape(name)}: {url}", soft_wrap=True)
+    for name, pages in _pages(where, tracker).items():
+        console.print(f"  {escape(name)}")
+        for title, page in pages.items():
+            console.print(f"    {title + ':':22}{base}{page}", soft_wrap=True)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--default-artifact-root", where.paths.mlflow_artifacts.as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -259,15 +261,11 @@ def serve(where: Where, port: int, console: Console) -> int:
         process.wait()
 
 
-def _links(where: Where, tracker: MlflowTracker, base: str) -> list[tuple[str, str]]:
-    """A deep link to the runs of each sweep, and one to its parent run."""
+def _pages(where: Where, tracker: MlflowTracker) -> dict[str, dict[str, str]]:
+    """Sweep -> title -> path of the pages that show it."""
     with open_ledger(where) as ledger:
-        links = []
-        for sweep in ledger.sweeps():
-            delivered = ledger.deliveries(sweep.name, tracker.target)
-            if delivered:
-                links.append((sweep.name, base + tracker.page_of(sweep.name)))
-        return links
+        delivered = [sweep.name for sweep in ledger.sweeps() if ledger.deliveries(sweep.name, tracker.target)]
+    return {name: tracker.pages_of(name) for name in delivered}
 
 
 def _git_commit() -> str | None:

@@ -10,18 +10,15 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from ..records import State, TrialOutcome
-from ..vae.pictures import pairs_grid, square_grid, to_bytes
+from ..vae.pictures import pairs_grid, to_bytes
 from .pack import Pack
 from .slots import Slot
+from .snapshots import as_array, prior_samples
 
-SAMPLES = 64
 RECONSTRUCTIONS = 32
 
 
@@ -36,7 +33,7 @@ def finish_slots(pack: Pack, ended: Sequence[Slot]) -> list[TrialOutcome]:
         if not all(math.isfinite(value) for value in metrics.values()):
             slot.end(State.DIVERGED, "non-finite test metrics")
             metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        kept = dict(files.get(id(slot), {}))
+        kept = {**files.get(id(slot), {}), **slot.snapshots}
         if slot.task.keep_weights and slot.state is State.COMPLETE:
             row = pack.rows_MP[pack.slots.index(slot)]
             kept["model.safetensors"] = save_tensors(pack.stack.named_tensors(row))
@@ -80,22 +77,16 @@ def _pictures(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, bytes]]:
         return {}
     model, data = pack.stack.model, pack.data
     low, high = data.value_range
-    pack.subset(slots)
-    z = data.picture_noise(SAMPLES, pack.structure.latent_dim).expand(len(slots), -1, -1)
+    samples = prior_samples(pack, slots)
     val = data.evaluation("val", pack.structure.latent_dim)
     x, shown = val.x[:RECONSTRUCTIONS], min(val.count, RECONSTRUCTIONS)  # x may end in padding
     mean, _ = model.encode(x.expand(len(slots), -1, -1))
-    originals = to_bytes(_numpy(x), low, high)
-    expected = (model.observation.mean(model.decode(latent)) for latent in (z, mean))
-    samples, copies = (to_bytes(_numpy(values), low, high) for values in expected)
+    originals = to_bytes(as_array(x), low, high)
+    copies = to_bytes(as_array(model.observation.mean(model.decode(mean))), low, high)
     return {
         id(slot): {
-            "samples.png": square_grid(samples[i], data.image_shape),
+            "samples.png": samples[i],
             "reconstructions.png": pairs_grid(originals[:shown], copies[i][:shown], data.image_shape),
         }
         for i, slot in enumerate(slots)
     }
-
-
-def _numpy(values: Tensor) -> NDArray[np.float32]:
-    return values.float().cpu().numpy()

@@ -36,6 +36,8 @@ class Slot:
     worker_seconds: float = 0.0
     largest_pack: int = 1
     best: float = float("-inf")
+    snapshots: dict[str, bytes] = field(default_factory=dict)
+    """pictures made while it trains"""
 
     def number(self, name: str) -> float:
         """A numeric hyperparameter."""

@@ -19,6 +19,7 @@ from .exactness import packs_exactly
 from .finish import failed_outcome, finish_slots
 from .pack import Pack
 from .slots import Slot
+from .snapshots import take_snapshots
 from .structure import Structure, structure_of
 from .tuning import best_width, most_slots
 
@@ -144,6 +145,7 @@ class Trainer:
                 if slot.state is not State.DIVERGED
             ]
             ended = [slot for slot in pack.slots if not slot.running]
+            take_snapshots(pack)
             outcomes = finish_slots(pack, ended)
         except Exception as error:  # the model's or the user's code raised: the trial's fault, not ours
             del self._packs[structure]

@@ -31,6 +31,19 @@ class MetricPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a run, shown beside those of other runs and steps."""
+
+    key: str
+    """what it shows: equal for all runs; letters, digits and `/ _ -` only"""
+    step: int
+    """finished epochs"""
+    timestamp_ms: int
+    file: Path
+    """PNG"""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """All that is to be shown of one ended trial."""
 
@@ -45,6 +58,7 @@ class RunRecord:
     started_ms: int
     ended_ms: int
     status: RunStatus
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,10 @@ class SweepRun:
     started_ms: int
     tags: Mapping[str, str] = field(default_factory=dict)
     dataset: DatasetInfo | None = None
+    factors: tuple[str, ...] = ()
+    """params that runs are grouped by"""
+    metrics: tuple[str, ...] = ()
+    """what a run is judged by, the first one first"""
 
 
 @dataclass(frozen=True, slots=True)

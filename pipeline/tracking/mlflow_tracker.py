@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrackerAway, TrackerError
-from .base import STUDY_FILE, DatasetInfo, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
+from .base import STUDY_FILE, DatasetInfo, Picture, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
+from .mlflow_views import SHARED_VIEW, VIEWS, page_of_experiment, page_of_view, view_tags
 
 LEDGER_ID = "vae_sweep.ledger_id"
 """Tag of experiments and runs: whose they are."""
 _OPENED = "vae_sweep.opened"
 _PARENT = "mlflow.parentRunId"
+_HAS_PICTURES = "mlflow.loggedImages"
+_THUMBNAIL = 256
+"""pixels"""
 _UNHURRIED = 10
 """niceness of a thread that others should not wait for"""
 
@@ -115,6 +121,7 @@ class MlflowTracker:
             if run_id is None and in_doubt:
                 run_id = self._found(opened.experiment_id, run.ledger_id)
             tags = _tags(run.tags, {LEDGER_ID: run.ledger_id, _PARENT: opened.parent_run_id})
+            tags |= {_HAS_PICTURES: "True"} if run.pictures else {}
             if run_id is None:
                 info = self._create_run(opened.experiment_id, run.started_ms, tags, run.name)
                 tags = {}
@@ -127,7 +134,7 @@ class MlflowTracker:
                 tags=[RunTag(key, value) for key, value in tags.items()],
                 synchronous=True,
             )
-            self._log_files(info.artifact_uri, list(run.files.values()))
+            self._log_files(info.artifact_uri, list(run.files.values()), run.pictures)
             self._client.set_terminated(info.run_id, run.status, end_time=run.ended_ms)
         return str(info.run_id)
 
@@ -166,11 +173,15 @@ class MlflowTracker:
 
     # -- inside
 
-    def page_of(self, sweep: str) -> str:
-        """Path of the page on which a browser shows a sweep's runs."""
+    def pages_of(self, sweep: str) -> dict[str, str]:
+        """Title -> path of each page on which a browser shows a sweep's runs; none where it is not there."""
         with self._answers(f"looking for the experiment {sweep!r}"):
             found = self._client.get_experiment_by_name(sweep)
-        return f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
+        if found is None:
+            return {}
+        views = [key for key in VIEWS if SHARED_VIEW + key in found.tags]
+        pages = {VIEWS[key][0]: page_of_view(found.experiment_id, key) for key in views}
+        return pages | {"all runs": page_of_experiment(found.experiment_id)}
 
     def _open(self, sweep: SweepRun) -> _Opened:
         opened = self._opened.get(sweep.ledger_id)
@@ -192,6 +203,7 @@ class MlflowTracker:
                 "mlflow.note.content": sweep.question,
             }
             location = self._artifact_location(sweep.name)
+            tags |= view_tags(sweep.factors, sweep.metrics) if sweep.metrics else {}
             return self._client.create_experiment(sweep.name, location, _tags(tags)), True
         if found.tags.get(LEDGER_ID) != sweep.ledger_id:
             deleted = found.lifecycle_stage == "deleted"
@@ -226,8 +238,8 @@ class MlflowTracker:
         run = self._client.create_run(experiment_id, start_time=started_ms, tags=tags, run_name=name)
         return run.info
 
-    def _log_files(self, artifact_uri: str, files: Sequence[Path]) -> None:
-        if not files:
+    def _log_files(self, artifact_uri: str, files: Sequence[Path], pictures: Sequence[Picture]) -> None:
+        if not files and not pictures:
             return
         # What client.log_artifact does, without asking for the run again.
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -235,6 +247,10 @@ class MlflowTracker:
         repository: Any = get_artifact_repository(artifact_uri, tracking_uri=self._client.tracking_uri)
         for file in files:
             repository.log_artifact(str(file))
+        if pictures:
+            with tempfile.TemporaryDirectory() as folder:
+                _lay_out(pictures, Path(folder))
+                repository.log_artifacts(folder, "images")
 
     def _search(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
         token = None
@@ -325,6 +341,22 @@ def _tags(*parts: Mapping[str, str]) -> dict[str, str]:
     if "git_commit" in tags:
         tags["mlflow.source.git.commit"] = tags["git_commit"]  # the column "Version" of its UI
     return tags
+
+
+def _lay_out(pictures: Sequence[Picture], folder: Path) -> None:
+    """Writes pictures under the names by which the UI knows key and step, and a thumbnail of each.
+
+    `client.log_image` would name them anew every time: a repeated delivery would show them twice.
+    """
+    from PIL import Image
+
+    for picture in pictures:
+        key = picture.key.replace("/", "~")
+        name = f"{key}+step+{picture.step}+timestamp+{picture.timestamp_ms}+{picture.step}"
+        shutil.copyfile(picture.file, folder / f"{name}.png")
+        with Image.open(picture.file) as image:
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            image.save(folder / f"{name}+compressed.webp", lossless=True)
 
 
 def _dataset_input(dataset: DatasetInfo) -> Any:
