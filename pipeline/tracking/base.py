@@ -90,6 +90,8 @@ class SweepRun:
     """params that runs are grouped by"""
     metrics: tuple[str, ...] = ()
     """what a run is judged by, the first one first"""
+    epochs: int = 1
+    """of a run; 1 where runs differ in it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class MlflowTracker:
                 "mlflow.note.content": sweep.question,
             }
             location = self._artifact_location(sweep.name)
-            tags |= view_tags(sweep.factors, sweep.metrics) if sweep.metrics else {}
+            tags |= view_tags(sweep.factors, sweep.metrics, sweep.epochs) if sweep.metrics else {}
             return self._client.create_experiment(sweep.name, location, _tags(tags)), True
         if found.tags.get(LEDGER_ID) != sweep.ledger_id:
             deleted = found.lifecycle_stage == "deleted"
@@ -375,7 +375,7 @@ def page_of_run(uri: str, run_id: str) -> str | None:
     """Where a browser shows a run, without loading MLflow; None where no server is known."""
     if not uri.startswith(("http://", "https://")):
         return None
-    return re.sub(r"//[^/@\s]+@", "//", uri).rstrip("/") + f"/#/runs/{run_id}"
+    return re.sub(r"//[^/@\s]+@", "//", uri).rstrip("/") + f"/#/runs/{run_id}?workflowType=machine_learning"
 
 
 def _masked(text: str) -> str:

@@ -18,57 +18,69 @@ LONGEST_TAG = 5000
 PICTURES = "pictures"
 """what the names of image grids begin with"""
 
-View = Callable[[Sequence[str], Sequence[str]], dict[str, Any]]
-"""(names of the factors, metrics of a result) -> the UI's state; what it leaves out is the UI's default."""
-
 _REPEATS = "tags.phase = 'repeat'"
+_RUN_NAME = "attributes.`Run Name`"
 
 
-def _columns(factors: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    shown = [("params", name) for name in factors] + [("metrics", name) for name in metrics]
-    tags = [("tags", name) for name in ("phase", "replicate", "number")]
-    return [f"{kind}.`{name}`" for kind, name in [*shown, *tags]]
+def _sections(columns: int, height: int, *names: str) -> list[dict[str, Any]]:
+    """Sections of charts; the UI puts the charts of metrics `val/...` into the section `val`."""
+    plain = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return [{"uuid": name, "name": name, "columns": columns, "cardHeight": height, **plain} for name in names]
 
 
-def _grouped(factors: Sequence[str]) -> dict[str, Any] | None:
-    keys = [{"mode": "param", "groupByData": name} for name in factors]
-    return {"aggregateFunction": "average", "groupByKeys": keys} if keys else None
+def _image_grid(key: str, step: int) -> dict[str, Any]:
+    plain = {"deleted": False, "isGenerated": False, "metricSectionId": PICTURES, "showRunParams": False}
+    return {"type": "IMAGE", "uuid": key, "displayName": key, "imageKeys": [f"{PICTURES}/{key}"], "step": step, **plain}
 
 
-def _results(factors: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+def _repeats(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:
+    columns = [f"params.`{name}`" for name in factors] + [f"metrics.`{name}`" for name in metrics]
     return {
         "searchFilter": _REPEATS,
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
-        "selectedColumns": _columns(factors, metrics),
+        "selectedColumns": [*columns, *(f"tags.`{name}`" for name in ("replicate", "number", "state"))],
+        "columnOrder": [_RUN_NAME],
+        "columnWidths": {_RUN_NAME: 380},
     }
 
 
-def _arms(factors: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    return {**_results(factors, metrics), "groupBy": _grouped(factors)}
+def _by_arm(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:
+    keys = [{"mode": "param", "groupByData": name} for name in factors]
+    grouped = {"aggregateFunction": "average", "groupByKeys": keys} if keys else None
+    return {**_repeats(factors, metrics, step), "groupBy": grouped}
 
 
-def _curves(factors: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    return {**_arms(factors, metrics), "chartsSearchFilter": "elbo", "runsHiddenMode": "SHOWALL"}
+def _curves(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:
+    shown = {"runsHiddenMode": "SHOWALL", "chartsSearchFilter": "elbo"}
+    sections = _sections(1, 420, "val", "train", "test")
+    return {**_by_arm(factors, metrics, step), **shown, "compareRunCharts": [], "compareRunSections": sections}
 
 
-def _pictures(factors: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    first = f"{_REPEATS} and tags.replicate = '0' and tags.number = '0'"
-    return {**_results(factors, metrics), "searchFilter": first, "chartsSearchFilter": PICTURES}
+def _pictures(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:
+    return {
+        **_repeats(factors, metrics, step),
+        "searchFilter": f"{_REPEATS} and tags.replicate = '0' and tags.number = '0'",
+        "chartsSearchFilter": PICTURES,
+        "compareRunCharts": [_image_grid("samples", step), _image_grid("reconstructions", step)],
+        "compareRunSections": _sections(1, 720, PICTURES),
+    }
 
+
+View = Callable[[Sequence[str], Sequence[str], int], dict[str, Any]]
+"""(factors, metrics of a result, last epoch) -> the UI's state; what it leaves out is the UI's default."""
 
 VIEWS: Mapping[str, tuple[str, str, View]] = {
-    "runs-by-arm": ("repeats by arm", "TABLE", _arms),
+    "runs-by-arm": ("repeats by arm", "TABLE", _by_arm),
     "curves-by-arm": ("curves by arm", "CHART", _curves),
     "pictures": ("samples of every arm", "CHART", _pictures),
-    "repeats": ("every repeat", "TABLE", _results),
 }
 """Key -> (title, mode of the runs page, its state)."""
 
 
-def view_tags(factors: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+def view_tags(factors: Sequence[str], metrics: Sequence[str], epochs: int) -> dict[str, str]:
     """Experiment tag -> value for every view; a view that would be too long for a tag is left out."""
-    states = {f"{SHARED_VIEW}{key}": json.dumps(view(factors, metrics)) for key, (_, _, view) in VIEWS.items()}
+    states = {f"{SHARED_VIEW}{key}": json.dumps(view(factors, metrics, epochs)) for key, (_, _, view) in VIEWS.items()}
     return {tag: state for tag, state in states.items() if len(state) <= LONGEST_TAG}
 
 
