@@ -65,6 +65,7 @@ def subject_of(results: Results, where: Where) -> Subject:
             profile=json.dumps({key: data[key] for key in ("kind", "pixels", "images", "form")}),
         ),
         git_commit=_git_commit(),
+        study=results.sweep.study,
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.errors import LeaseHeldError, TrackerAway, TrackerError
 from pipeline.ledger.store import Holder, Ledger, SweepRecord
 from pipeline.paths import WorkPaths
 from pipeline.records import Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, canonical_json
-from pipeline.tracking.base import DatasetInfo, RecordedRun, RunRecord, SweepRun, Tracker
+from pipeline.tracking.base import DatasetInfo, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
 from pipeline.tracking.mlflow_tracker import MlflowTracker
 from pipeline.tracking.null_tracker import NullTracker
 
@@ -42,14 +42,14 @@ class Flaky:
     def target(self) -> str:
         return self.tracker.target
 
-    def open_sweep(self, sweep: SweepRun) -> str:
-        return str(self._call(lambda: self.tracker.open_sweep(sweep)))
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
+        return str(self._call(lambda: self.tracker.record_sweep(sweep, end)))
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
         return str(self._call(lambda: self.tracker.deliver(sweep, run, in_doubt=in_doubt)))
 
-    def finish_sweep(self, sweep: SweepRun, **given: Any) -> None:
-        self._call(lambda: self.tracker.finish_sweep(sweep, **given))
+    def discard(self, sweep: SweepRun, ledger_ids: Collection[str] | None = None) -> None:
+        self._call(lambda: self.tracker.discard(sweep, ledger_ids))
 
     def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
         return self.tracker.recorded(sweep)
@@ -332,7 +332,7 @@ class TestDeliverPending:
 
     def test_a_refused_sweep_is_an_error(self, ledger: Ledger, subject: Subject) -> None:
         tracker = NullTracker()
-        tracker.open_sweep(replace(parent_of(ledger, subject), ledger_id="another"))
+        tracker.record_sweep(replace(parent_of(ledger, subject), ledger_id="another"))
         ledger.save_trials(SWEEP, [ended(0)])
         with pytest.raises(TrackerError, match="another ledger"):
             deliver_pending(ledger, tracker, subject)

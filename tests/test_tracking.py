@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TrackerAway, TrackerError
-from pipeline.tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRecord, SweepRun, Tracker
+from pipeline.tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
 from pipeline.tracking.mlflow_tracker import MlflowTracker, _masked, target_of
 from pipeline.tracking.null_tracker import NullTracker
 
@@ -108,8 +108,8 @@ class TestContract:
         assert tracker.recorded(sweep) == ()
 
     def test_opening_again_gives_the_same_parent(self, tracker: Tracker, sweep: SweepRun) -> None:
-        first = tracker.open_sweep(sweep)
-        assert tracker.open_sweep(sweep) == first
+        first = tracker.record_sweep(sweep)
+        assert tracker.record_sweep(sweep) == first
         (parent,) = tracker.recorded(sweep)
         assert (parent.run_id, parent.ledger_id, parent.status) == (first, sweep.ledger_id, "RUNNING")
         assert parent.artifacts == {"study.yaml"}
@@ -143,7 +143,7 @@ class TestContract:
     def test_sweeps_are_apart(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
         other = replace(sweep, name=f"{sweep.name}-other", ledger_id=f"{sweep.ledger_id}-other")
         tracker.deliver(sweep, run, in_doubt=False)
-        tracker.open_sweep(other)
+        tracker.record_sweep(other)
         assert len(tracker.recorded(other)) == 1
 
     def test_a_name_that_belongs_to_another_ledger(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
@@ -156,14 +156,14 @@ class TestContract:
 
     def test_finishing_adds_to_the_parent(self, tracker: Tracker, sweep: SweepRun) -> None:
         for status, text in (("KILLED", "none"), ("FINISHED", "better"), ("FINISHED", "better")):
-            tracker.finish_sweep(
-                sweep,
+            end = SweepEnd(
+                status=status,  # type: ignore[arg-type]
+                ended_ms=T0 + 99,
                 files={"compare.txt": text},
                 metrics={"best/val/elbo": -90.5},
                 tags={"verdict": text},
-                status=status,  # type: ignore[arg-type]
-                ended_ms=T0 + 99,
             )
+            tracker.record_sweep(sweep, end)
         (parent,) = tracker.recorded(sweep)
         assert parent.status == "FINISHED"
         assert parent.metrics == {"best/val/elbo": -90.5}
@@ -225,7 +225,7 @@ class TestMlflow:
     def test_doubts_within_one_process_are_looked_up(
         self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
     ) -> None:
-        store.open_sweep(sweep)
+        store.record_sweep(sweep)
         healthy = store._client
         try:
             store._client = FailAt(healthy, 1, after=True)  # create_run: done, and its answer lost
@@ -238,7 +238,7 @@ class TestMlflow:
 
     def test_what_people_see(self, store: MlflowTracker, sweep: SweepRun, run: RunRecord) -> None:
         run_id = store.deliver(sweep, run, in_doubt=False)
-        parent_id = store.open_sweep(sweep)
+        parent_id = store.record_sweep(sweep)
         client = store._client
         experiment = client.get_experiment_by_name(sweep.name)
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
@@ -277,13 +277,13 @@ class TestMlflow:
         before = store.recorded(sweep)
         store._client.delete_experiment(store._client.get_experiment_by_name(sweep.name).experiment_id)
         again = MlflowTracker(store._client, "sqlite:", store._artifact_root)
-        again.open_sweep(sweep)
+        again.record_sweep(sweep)
         assert again.recorded(sweep) == before
 
     def test_a_deleted_experiment_of_another(self, store: MlflowTracker, sweep: SweepRun) -> None:
         store._client.delete_experiment(store._client.create_experiment(sweep.name))
         with pytest.raises(TrackerError, match=r"was deleted.*mlflow gc"):
-            store.open_sweep(sweep)
+            store.record_sweep(sweep)
 
     def test_refusals_are_mapped(self, store: MlflowTracker, sweep: SweepRun, run: RunRecord) -> None:
         store.deliver(sweep, run, in_doubt=False)
@@ -300,7 +300,7 @@ class TestMlflow:
         assert tracker.target == target_of("http://me:secret@127.0.0.1:9") == "mlflow:http://***@127.0.0.1:9"
         began = time.monotonic()
         with pytest.raises(TrackerAway, match="must answer") as caught:
-            tracker.open_sweep(sweep)
+            tracker.record_sweep(sweep)
         assert time.monotonic() - began < 3
         assert "secret" not in str(caught.value)
 
@@ -327,11 +327,11 @@ class TestMlflow:
         code = (
             "import sys, threading\nfrom pathlib import Path\n"
             "import pipeline.tracking.mlflow_tracker as m\nassert 'mlflow' not in sys.modules\n"
-            "from pipeline.tracking.base import RunRecord, SweepRun\n"
+            "from pipeline.tracking.base import RunRecord, SweepEnd, SweepRun\n"
             "root = Path(sys.argv[1])\nt = m.MlflowTracker.connect(f'sqlite:///{root}/in/mlflow.db', root / 'in')\n"
             "s = SweepRun('s', 'id', 'x', 'q', 1)\n"
             "t.deliver(s, RunRecord('id/1', 'n', {}, (), {}, {}, 1, 2, 'FINISHED'), in_doubt=False)\n"
-            "t.finish_sweep(s, files={'a': 'b'}, metrics={}, tags={}, status='FINISHED', ended_ms=3)\n"
+            "t.record_sweep(s, SweepEnd('FINISHED', 3, {'a': 'b'}))\n"
             "assert threading.active_count() == 1\n"
         )
         root = str(Path(__file__).parents[1])
@@ -356,7 +356,7 @@ def test_a_server_that_answers_too_late(
 ) -> None:
     url, group = server
     tracker = MlflowTracker.connect(url)
-    tracker.open_sweep(sweep)
+    tracker.record_sweep(sweep)
     threads = threading.active_count()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     os.killpg(group, signal.SIGSTOP)

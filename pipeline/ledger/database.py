@@ -1,7 +1,7 @@
 """The ledger's tables, and how its databases are reached: SQLite in WAL mode, PostgreSQL by psycopg 3.
 
 With store.py the only place of SQLAlchemy (Core, no ORM). Knows what differs between the two databases and what
-their errors mean; no sweep and no trial.
+their errors mean.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from ..errors import LedgerAway, LedgerError
+from ..records import ENDED
 from .schema import Row
 
 DatabaseError = sa.exc.SQLAlchemyError
@@ -93,18 +94,35 @@ _REMEDIES = {
 }
 
 
+def is_undelivered(sweep: str, target: str) -> list[sa.ColumnElement[bool]]:
+    """The condition on trials: ended, and not done at `target`."""
+    done = sa.exists().where(
+        DELIVERIES.c.sweep == sweep,
+        DELIVERIES.c.target == target,
+        DELIVERIES.c.item == TRIALS.c.key,
+        DELIVERIES.c.state == "done",
+    )
+    return [TRIALS.c.sweep == sweep, TRIALS.c.state.in_([str(state) for state in sorted(ENDED)]), ~done]
+
+
 def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[Row]:
     """What `query` finds."""
     return [row._asdict() for row in connection.execute(query)]
 
 
+NOT_STALE = DELIVERIES.c.state != "stale"
+
+
 @cache
-def upsertion(dialect: str, table: sa.Table) -> sa.Insert:
-    """The statement that writes rows over those of the same key; to build it takes longer than to run it."""
+def upsertion(dialect: str, table: sa.Table, over: sa.ColumnElement[bool] | None = None) -> sa.Insert:
+    """The statement that writes rows over those of the same key; to build it takes longer than to run it.
+
+    `over`: which rows may be written over; None: all.
+    """
     statement = (postgresql_insert if dialect == "postgresql" else sqlite_insert)(table)
     others = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
     keys = [column.name for column in table.primary_key]
-    return statement.on_conflict_do_update(index_elements=keys, set_=others)
+    return statement.on_conflict_do_update(index_elements=keys, set_=others, where=over)
 
 
 @dataclass(frozen=True, slots=True)

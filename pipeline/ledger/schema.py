@@ -53,8 +53,9 @@ class SweepRecord:
 class DeliveryRecord:
     """How far one item has come on its way to one tracker."""
 
-    state: Literal["begun", "done"]
-    """begun: a run may or may not exist there. done: it is complete there"""
+    state: Literal["begun", "done", "stale"]
+    """begun: a run may or may not exist there. done: it is complete there. stale: what is there is a superseded
+    trial's, and must go before this one's is delivered"""
     run_id: str | None
     at: float
     """Unix seconds"""

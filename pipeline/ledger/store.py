@@ -19,15 +19,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from ..errors import LeaseHeldError, LedgerError
-from ..records import ENDED, Phase, State, TrialRecord
+from ..records import Phase, State, TrialKey, TrialRecord
 from .database import (
     DELIVERIES,
     LEASE,
     META,
+    NOT_STALE,
     SWEEPS,
     TRIALS,
     VERSION,
     Address,
+    is_undelivered,
     lock,
     make_engine,
     mapped,
@@ -174,15 +176,14 @@ class Ledger:
             "finished_at": finished_at,
         }
         changes = {field: value for field, value in given.items() if value is not None}
-        if not changes:
-            return
-        with self._write() as connection:
-            done = connection.execute(sa.update(SWEEPS).where(SWEEPS.c.name == name).values(changes))
-            if done.rowcount == 0:
-                raise LedgerError(
-                    f"Only a sweep that exists can change, but {name!r} is not in {self._address.shown}. "
-                    "`vae-sweep list` prints the names."
-                )
+        if changes:
+            self._change(name, changes)
+
+    @_patiently
+    def extend_sweep(self, name: str, *, study: str, study_hash: str) -> None:
+        """The sweep asks for more and runs again: all of it at once."""
+        again = {"status": "running", "stop_requested": False, "finished_at": None}
+        self._change(name, {"study": study, "study_hash": study_hash, **again})
 
     @_patiently
     def delete_sweep(self, name: str) -> None:
@@ -212,6 +213,22 @@ class Ledger:
                 if key not in same and (key not in stored or check_move(key, stored[key], row)):
                     stored[key] = due[key] = row
             self._upsert(connection, TRIALS, list(due.values()))
+
+    @_patiently
+    def supersede(self, sweep: str, keys: Iterable[TrialKey]) -> None:
+        """Removes trials, ended ones too, whose keys others will have; what any tracker has of them is stale then.
+
+        The one exception to records.MOVES: for trials that a larger study would not have asked for.
+        """
+        items, now = sorted(str(key) for key in keys), time.time()
+        with self._write() as connection:
+            query = sa.select(DELIVERIES.c.target).where(DELIVERIES.c.sweep == sweep).distinct()
+            targets = connection.execute(query).scalars().all()
+            for at in range(0, len(items), _CHUNK):
+                these = TRIALS.c.key.in_(items[at : at + _CHUNK])
+                connection.execute(sa.delete(TRIALS).where(TRIALS.c.sweep == sweep, these))
+            rows = [_delivery(sweep, target, item, None, "stale", now) for target in targets for item in items]
+            self._upsert(connection, DELIVERIES, rows)
 
     @_patiently
     def trials(
@@ -287,14 +304,32 @@ class Ledger:
     # -- deliveries
 
     @_patiently
-    def mark_begun(self, sweep: str, target: str, items: Iterable[str]) -> None:
-        """Notes that a run of each item may exist at `target` from now on."""
-        self._mark(sweep, target, dict.fromkeys(items), "begun")
+    def mark_begun(self, sweep: str, target: str, items: Iterable[str]) -> set[str]:
+        """Notes that a run of each item may exist at `target` from now on; the items, without those that are stale."""
+        return self._mark(sweep, target, dict.fromkeys(items), "begun")
 
     @_patiently
     def mark_done(self, sweep: str, target: str, run_ids: Mapping[str, str]) -> None:
-        """Notes item -> run id as complete at `target`."""
+        """Notes item -> run id as complete at `target`; one that has become stale stays so."""
         self._mark(sweep, target, run_ids, "done")
+
+    @_patiently
+    def mark_discarded(self, sweep: str, target: str, items: Iterable[str]) -> None:
+        """Notes that `target` no longer has what was stale. (A late request may bring it back: begun, not gone.)"""
+        self._mark(sweep, target, dict.fromkeys(items), "begun", even_stale=True)
+
+    @_patiently
+    def mark_stale(self, sweep: str) -> None:
+        """Notes all that any tracker was given of this sweep as stale."""
+        with self._write() as connection:
+            connection.execute(sa.update(DELIVERIES).where(DELIVERIES.c.sweep == sweep).values(state="stale"))
+
+    @_patiently
+    def targets(self, sweep: str) -> dict[str, int]:
+        """Target -> how many items it was given, or may have been."""
+        columns = (DELIVERIES.c.target, sa.func.count().label("items"))
+        query = sa.select(*columns).where(DELIVERIES.c.sweep == sweep).group_by(DELIVERIES.c.target)
+        return {row["target"]: row["items"] for row in sorted(self._fetch(query), key=lambda row: str(row["target"]))}
 
     @_patiently
     def deliveries(self, sweep: str, target: str, *, state: str | None = None) -> dict[str, DeliveryRecord]:
@@ -308,14 +343,14 @@ class Ledger:
     @_patiently
     def undelivered(self, sweep: str, target: str, limit: int) -> list[TrialRecord]:
         """Ended trials that are not done at `target`, oldest end first."""
-        due = sa.select(TRIALS).where(*_is_undelivered(sweep, target))
+        due = sa.select(TRIALS).where(*is_undelivered(sweep, target))
         rows = self._fetch(due.order_by(TRIALS.c.ended_at, TRIALS.c.key).limit(limit))
         return [trial_record(row) for row in rows]
 
     @_patiently
     def count_undelivered(self, sweep: str, target: str) -> int:
         """How many ended trials are not done at `target`."""
-        (row,) = self._fetch(sa.select(sa.func.count().label("due")).where(*_is_undelivered(sweep, target)))
+        (row,) = self._fetch(sa.select(sa.func.count().label("due")).where(*is_undelivered(sweep, target)))
         return int(row["due"])
 
     # -- inside
@@ -363,16 +398,42 @@ class Ledger:
             with connection.begin():
                 yield connection
 
-    def _upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        if rows:
-            connection.execute(upsertion(connection.dialect.name, table), rows)
-
-    def _mark(self, sweep: str, target: str, run_ids: Mapping[str, str | None], state: str) -> None:
-        now = time.time()
-        shared: Row = {"sweep": sweep, "target": target, "state": state, "at": now}
-        rows: list[Row] = [{**shared, "item": item, "run_id": run_id} for item, run_id in run_ids.items()]
+    def _change(self, name: str, changes: Row) -> None:
         with self._write() as connection:
-            self._upsert(connection, DELIVERIES, rows)
+            done = connection.execute(sa.update(SWEEPS).where(SWEEPS.c.name == name).values(changes))
+            if done.rowcount == 0:
+                raise LedgerError(
+                    f"Only a sweep that exists can change, but {name!r} is not in {self._address.shown}. "
+                    "`vae-sweep list` prints the names."
+                )
+
+    def _upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Row],
+        over: sa.ColumnElement[bool] | None = None,
+    ) -> None:
+        if rows:
+            connection.execute(upsertion(connection.dialect.name, table, over), rows)
+
+    def _mark(
+        self, sweep: str, target: str, run_ids: Mapping[str, str | None], state: str, *, even_stale: bool = False
+    ) -> set[str]:
+        """The items that are in `state` then."""
+        now = time.time()
+        rows = [_delivery(sweep, target, item, run_id, state, now) for item, run_id in sorted(run_ids.items())]
+        query = sa.select(DELIVERIES.c.item).where(
+            DELIVERIES.c.sweep == sweep, DELIVERIES.c.target == target, DELIVERIES.c.state == state
+        )
+        with self._write() as connection:
+            self._upsert(connection, DELIVERIES, rows, None if even_stale else NOT_STALE)
+            found = set(connection.execute(query).scalars()) if state == "begun" else set(run_ids)
+        return found & run_ids.keys()
+
+
+def _delivery(sweep: str, target: str, item: str, run_id: str | None, state: str, at: float) -> Row:
+    return {"sweep": sweep, "target": target, "item": item, "run_id": run_id, "state": state, "at": at}
 
 
 def _stored(connection: sa.Connection, sweep: str, keys: Sequence[str]) -> dict[str, Row]:
@@ -386,13 +447,3 @@ def _stored(connection: sa.Connection, sweep: str, keys: Sequence[str]) -> dict[
 def _is_held_by(sweep: str, role: Role, holder: Holder) -> list[sa.ColumnElement[bool]]:
     held = {"sweep": sweep, "role": role, **asdict(holder)}
     return [LEASE.c[name] == value for name, value in held.items()]
-
-
-def _is_undelivered(sweep: str, target: str) -> list[sa.ColumnElement[bool]]:
-    done = sa.exists().where(
-        DELIVERIES.c.sweep == sweep,
-        DELIVERIES.c.target == target,
-        DELIVERIES.c.item == TRIALS.c.key,
-        DELIVERIES.c.state == "done",
-    )
-    return [TRIALS.c.sweep == sweep, TRIALS.c.state.in_([str(state) for state in sorted(ENDED)]), ~done]

@@ -1,12 +1,12 @@
 """What a tracker is given and what it can do.
 
-Plain records and one protocol. They know no ledger, no study and no tracking library; delivery.py makes
+Plain records and one protocol. They know no ledger, no study and no tracking library; delivery/ makes
 the records, an implementation keeps them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -95,6 +95,18 @@ class SweepRun:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepEnd:
+    """What the parent run gets when its sweep is over."""
+
+    status: RunStatus
+    ended_ms: int
+    files: Mapping[str, str] = field(default_factory=dict)
+    """artifact name -> text"""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedRun:
     """One run as the tracker has it; the parent too."""
 
@@ -120,8 +132,11 @@ class Tracker(Protocol):
         """Which tracker this is, without credentials; deliveries are remembered under it."""
         ...
 
-    def open_sweep(self, sweep: SweepRun) -> str:
-        """Makes the sweep's parent run where there is none; its run id."""
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
+        """Makes the sweep's parent run where there is none, or says in it what has changed; its run id.
+
+        `end`: adds these files, metrics and tags, and ends it.
+        """
         ...
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
@@ -131,17 +146,11 @@ class Tracker(Protocol):
         """
         ...
 
-    def finish_sweep(
-        self,
-        sweep: SweepRun,
-        *,
-        files: Mapping[str, str],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        status: RunStatus,
-        ended_ms: int,
-    ) -> None:
-        """Adds `files` (artifact name -> text), metrics and tags to the parent run, and ends it."""
+    def discard(self, sweep: SweepRun, ledger_ids: Collection[str] | None = None) -> None:
+        """Removes the runs of these trials, or all that it has of the sweep; what is not there is no error.
+
+        Afterwards another sweep may have this one's name. Removed may mean hidden, for its owner to purge.
+        """
         ...
 
     def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:

@@ -18,19 +18,21 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrackerAway, TrackerError
-from .base import STUDY_FILE, DatasetInfo, Picture, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
+from ..records import digest
+from .base import STUDY_FILE, DatasetInfo, Picture, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
 from .mlflow_views import SHARED_VIEW, VIEWS, page_of_experiment, page_of_view, view_tags
 
 LEDGER_ID = "vae_sweep.ledger_id"
 """Tag of experiments and runs: whose they are."""
 _OPENED = "vae_sweep.opened"
+"""Tag of a parent run: which study it shows, once it shows it completely."""
 _PARENT = "mlflow.parentRunId"
 _HAS_PICTURES = "mlflow.loggedImages"
 _THUMBNAIL = 256
@@ -50,6 +52,7 @@ _ENVIRONMENT = {
 
 @dataclass(slots=True)
 class _Opened:
+    sweep: SweepRun
     experiment_id: str
     parent_run_id: str
     known: dict[str, str]
@@ -107,9 +110,12 @@ class MlflowTracker:
         """`mlflow:` and the tracking URI without credentials."""
         return self._target
 
-    def open_sweep(self, sweep: SweepRun) -> str:
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
         """See `Tracker`. Raises TrackerError when the experiment of this name is somebody else's."""
-        return self._open(sweep).parent_run_id
+        parent = self._open(sweep).parent_run_id
+        if end is not None:
+            self._finish(parent, end)
+        return parent
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
         """See `Tracker`. Four calls and one a file: 0.04 s on an embedded store."""
@@ -138,30 +144,21 @@ class MlflowTracker:
             self._client.set_terminated(info.run_id, run.status, end_time=run.ended_ms)
         return str(info.run_id)
 
-    def finish_sweep(
-        self,
-        sweep: SweepRun,
-        *,
-        files: Mapping[str, str],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        status: RunStatus,
-        ended_ms: int,
-    ) -> None:
-        """See `Tracker`."""
-        from mlflow.entities import Metric, RunTag
-
-        parent = self._open(sweep).parent_run_id
-        with self._answers("finishing the sweep"):
-            self._client.log_batch(
-                parent,
-                metrics=[Metric(key, value, ended_ms, 0) for key, value in metrics.items()],
-                tags=[RunTag(key, value) for key, value in tags.items()],
-                synchronous=True,
-            )
-            for name, text in files.items():
-                self._client.log_text(parent, text, name)
-            self._client.set_terminated(parent, status, end_time=ended_ms)
+    def discard(self, sweep: SweepRun, ledger_ids: Collection[str] | None = None) -> None:
+        """See `Tracker`. They go to MLflow's bin (`mlflow gc` empties it); registered models stay."""
+        with self._answers(f"removing runs of {sweep.name!r}"):
+            if ledger_ids is None:
+                self._discard_all(sweep)
+                return
+            found = self._client.get_experiment_by_name(sweep.name)
+            if found is None or found.tags.get(LEDGER_ID) != sweep.ledger_id or found.lifecycle_stage == "deleted":
+                return
+            opened = self._opened.get(sweep.ledger_id)
+            for ledger_id in ledger_ids:
+                for run in list(self._search(found.experiment_id, f"tags.`{LEDGER_ID}` = '{ledger_id}'")):
+                    self._client.delete_run(run.info.run_id)
+                if opened is not None:
+                    opened.known.pop(ledger_id, None)
 
     def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
         """See `Tracker`. One call for 1000 runs and one more for each run's artifacts."""
@@ -185,13 +182,43 @@ class MlflowTracker:
 
     def _open(self, sweep: SweepRun) -> _Opened:
         opened = self._opened.get(sweep.ledger_id)
-        if opened is None:
+        if opened is None or opened.sweep != sweep:
             with self._answers(f"opening the experiment {sweep.name!r}"):
                 experiment_id, is_new = self._experiment(sweep)
-                known = {} if is_new else self._known(experiment_id)
+                known = opened.known if opened else {} if is_new else self._known(experiment_id)
                 parent = self._parent(sweep, experiment_id, known)
-            opened = self._opened[sweep.ledger_id] = _Opened(experiment_id, parent, known)
+            opened = self._opened[sweep.ledger_id] = _Opened(sweep, experiment_id, parent, known)
         return opened
+
+    def _finish(self, parent: str, end: SweepEnd) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        with self._answers("finishing the sweep"):
+            self._client.log_batch(
+                parent,
+                metrics=[Metric(key, value, end.ended_ms, 0) for key, value in end.metrics.items()],
+                tags=[RunTag(key, value) for key, value in end.tags.items()],
+                synchronous=True,
+            )
+            for name, text in end.files.items():
+                self._client.log_text(parent, text, name)
+            self._client.set_terminated(parent, end.status, end_time=end.ended_ms)
+
+    def _discard_all(self, sweep: SweepRun) -> None:
+        """A deleted experiment keeps its name from others, and only a living one can be renamed."""
+        from mlflow.entities import ViewType
+
+        self._opened.pop(sweep.ledger_id, None)
+        mine = f"tags.`{LEDGER_ID}` = '{sweep.ledger_id}'"
+        for found in self._client.search_experiments(ViewType.ALL, filter_string=mine):
+            living, own_id = found.lifecycle_stage != "deleted", found.experiment_id
+            if found.name == sweep.name:
+                if not living:
+                    self._client.restore_experiment(own_id)
+                self._client.rename_experiment(own_id, f"{sweep.name} (deleted {own_id})")
+                living = True
+            if living:
+                self._client.delete_experiment(own_id)
 
     def _experiment(self, sweep: SweepRun) -> tuple[str, bool]:
         """Id of the sweep's experiment and whether it was made just now."""
@@ -222,16 +249,24 @@ class MlflowTracker:
         return (root / name).as_uri() if root else None
 
     def _parent(self, sweep: SweepRun, experiment_id: str, known: Mapping[str, str]) -> str:
+        from mlflow.entities import RunTag
+
         run_id = known.get(sweep.ledger_id) or self._found(experiment_id, sweep.ledger_id)
+        shown, tags = digest([sweep.study_yaml, sweep.question]), _tags(sweep.tags, {LEDGER_ID: sweep.ledger_id})
         if run_id is None:
-            tags = _tags(sweep.tags, {LEDGER_ID: sweep.ledger_id})
             run_id = str(self._create_run(experiment_id, sweep.started_ms, tags, sweep.name).run_id)
-        elif _OPENED in self._client.get_run(run_id).data.tags:
-            return run_id
+        else:
+            found = self._client.get_run(run_id).data.tags.get(_OPENED)
+            if found == shown:
+                return run_id
+            if found is not None:  # the sweep was extended
+                self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+                self._client.set_experiment_tag(experiment_id, "mlflow.note.content", sweep.question)
+                self._client.update_run(run_id, status="RUNNING")
         self._client.log_text(run_id, sweep.study_yaml, STUDY_FILE)
         if sweep.dataset is not None:
             self._client.log_inputs(run_id, datasets=[_dataset_input(sweep.dataset)])
-        self._client.set_tag(run_id, _OPENED, "true")
+        self._client.set_tag(run_id, _OPENED, shown)
         return run_id
 
     def _create_run(self, experiment_id: str, started_ms: int, tags: Mapping[str, str], name: str) -> Any:

@@ -6,11 +6,11 @@ without `in_doubt` is there twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..errors import TrackerError
-from .base import STUDY_FILE, RecordedRun, RunRecord, RunStatus, SweepRun, Tracker
+from .base import STUDY_FILE, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
 
 
 @dataclass(slots=True)
@@ -36,9 +36,20 @@ class NullTracker:
         """Always `null`."""
         return "null"
 
-    def open_sweep(self, sweep: SweepRun) -> str:
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
         """See `Tracker`."""
-        return self._runs(sweep)[0].run_id
+        parent = self._runs(sweep)[0]
+        study = sweep.study_yaml.encode()
+        if parent.files.get(STUDY_FILE) != study:
+            parent.status = "RUNNING"
+        parent.files[STUDY_FILE] = study
+        parent.tags.update(sweep.tags)
+        if end is not None:
+            parent.files.update({name: text.encode() for name, text in end.files.items()})
+            parent.last.update({key: (0, end.ended_ms, value) for key, value in end.metrics.items()})
+            parent.tags.update(end.tags)
+            parent.status = end.status
+        return parent.run_id
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
         """See `Tracker`."""
@@ -54,22 +65,15 @@ class NullTracker:
         kept.status = run.status
         return kept.run_id
 
-    def finish_sweep(
-        self,
-        sweep: SweepRun,
-        *,
-        files: Mapping[str, str],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        status: RunStatus,
-        ended_ms: int,
-    ) -> None:
+    def discard(self, sweep: SweepRun, ledger_ids: Collection[str] | None = None) -> None:
         """See `Tracker`."""
-        parent = self._runs(sweep)[0]
-        parent.files.update({name: text.encode() for name, text in files.items()})
-        parent.last.update({key: (0, ended_ms, value) for key, value in metrics.items()})
-        parent.tags.update(tags)
-        parent.status = status
+        runs = self._sweeps.get(sweep.name, [])
+        if not runs or runs[0].ledger_id != sweep.ledger_id:
+            return
+        if ledger_ids is None:
+            del self._sweeps[sweep.name]
+        else:
+            runs[:] = [run for run in runs if run.ledger_id not in ledger_ids]
 
     def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
         """See `Tracker`."""
@@ -83,7 +87,6 @@ class NullTracker:
         if not runs:
             parent = self._add(runs, sweep.ledger_id)
             parent.files[STUDY_FILE] = sweep.study_yaml.encode()
-            parent.tags.update(sweep.tags)
         if runs[0].ledger_id != sweep.ledger_id:
             raise TrackerError(
                 f"A sweep's name is used once, but {sweep.name!r} belongs to another ledger here. Choose another name."

@@ -1,0 +1,166 @@
+"""What a tracker is told: a sweep and its trials as runs, made of the ledger's rows.
+
+Pure, but for a look at which files are there. Knows no tracker and no delivery.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import TrackerError
+from ..ledger.schema import SweepRecord
+from ..paths import WorkPaths
+from ..records import Params, State, TrialOutcome, TrialRecord, Value, digest
+from ..tracking.base import DatasetInfo, MetricPoint, RunRecord, RunStatus, SweepRun
+
+FULL_CURVES = ("train/elbo", "val/elbo")
+"""Curves with a point at every epoch."""
+CURVE_POINTS = 20
+"""Most points of any other curve."""
+MAX_KEYS = 30
+"""Most metric names of a run."""
+STATUS: Mapping[State, RunStatus] = {
+    State.COMPLETE: "FINISHED",
+    State.DIVERGED: "FINISHED",
+    State.STOPPED: "KILLED",
+    State.FAILED: "FAILED",
+}
+
+_MAX_CAUSE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is said of a sweep beyond the ledger's rows; made from the study by the caller."""
+
+    sweep: str
+    paths: WorkPaths
+    describe: Callable[[TrialRecord], Params]
+    """a trial's complete hyperparameters by their study-file names"""
+    arm_label: Callable[[str], str]
+    """arm id -> label"""
+    dataset: DatasetInfo | None = None
+    git_commit: str | None = None
+    study: str = ""
+    """what `describe` and `arm_label` know: `SweepRecord.study`; empty: any"""
+
+
+def sweep_run(record: SweepRecord, subject: Subject) -> SweepRun:
+    """The parent run of a sweep."""
+    study = json.loads(record.study)
+    file = subject.paths.study(record.name)
+    tags = {
+        "study_hash": record.study_hash,
+        "version": str(study.get("version", "")),
+        "git_commit": subject.git_commit or "",
+    }
+    return SweepRun(
+        name=record.name,
+        ledger_id=digest([record.name, record.created_at], 16),
+        study_yaml=file.read_text() if file.is_file() else record.study + "\n",
+        question=str(study.get("question", "")),
+        started_ms=to_ms(record.created_at),
+        tags={key: value for key, value in tags.items() if value},
+        dataset=subject.dataset,
+    )
+
+
+def run_record(record: TrialRecord, subject: Subject, *, parent: SweepRun, reproducible: bool) -> RunRecord:
+    """The run of one ended trial: the same bytes whenever it is made.
+
+    Points that are not finite are left out and counted in the tag `nonfinite_points`, files that are gone in
+    `missing_files`. Raises TrackerError for a trial that has not ended.
+    """
+    outcome = record.outcome
+    if outcome is None:
+        raise TrackerError(f"Only ended trials are delivered, but {record.key} is {record.state}. Wait for it.")
+    points = _points(outcome)
+    finite = tuple(point for point in points if math.isfinite(point.value))
+    folder = subject.paths.trial(parent.name, record.key)
+    files = {name: folder / name for name in sorted(record.files) if (folder / name).is_file()}
+    tags = _tags(record, outcome, subject) | {
+        "reproducible": spelled(reproducible),
+        "nonfinite_points": str(len(points) - len(finite)),
+        "missing_files": str(len(record.files) - len(files)),
+    }
+    key = record.key
+    return RunRecord(
+        ledger_id=f"{parent.ledger_id}/{key}",
+        name=f"{tags['arm']} · {key.phase} {key.replicate}.{key.number}",
+        params={name: spelled(value) for name, value in subject.describe(record).items()},
+        metrics=finite,
+        tags={name: value for name, value in tags.items() if value not in ("", "0") or name in _COUNTED_FROM_0},
+        files=files,
+        started_ms=to_ms(outcome.started_at),
+        ended_ms=to_ms(outcome.ended_at),
+        status=STATUS[record.state],
+    )
+
+
+_COUNTED_FROM_0 = frozenset({"replicate", "number", "seed"})
+
+
+def _tags(record: TrialRecord, outcome: TrialOutcome, subject: Subject) -> dict[str, str]:
+    key = record.key
+    return {
+        "arm": subject.arm_label(key.arm),
+        "arm_id": key.arm,
+        "replicate": str(key.replicate),
+        "phase": str(key.phase),
+        "number": str(key.number),
+        "seed": str(record.seed),
+        "state": str(record.state),
+        "diverged": "true" if record.state is State.DIVERGED else "",
+        "cause": (outcome.cause or "")[:_MAX_CAUSE],
+        "attempts": str(record.attempts),
+        "worker": outcome.worker,
+        "host": outcome.host,
+        "git_commit": subject.git_commit or "",
+    }
+
+
+def _points(outcome: TrialOutcome) -> list[MetricPoint]:
+    """The curves at their epochs, then the metrics that have no curve, at the last one."""
+    last_ms = to_ms(outcome.ended_at)
+    singles = {key: value for key, value in outcome.metrics.items() if key not in outcome.curves}
+    singles |= {"cost/epochs": float(outcome.epochs), "cost/worker_seconds": outcome.worker_seconds}
+    points = []
+    for key in _chosen_keys(outcome.curves, singles):
+        if key in singles:
+            points.append(MetricPoint(key, singles[key], outcome.epochs, last_ms))
+            continue
+        curve = outcome.curves[key]
+        for index in range(len(curve)) if key in FULL_CURVES else _spread(len(curve)):
+            known = index < len(outcome.epoch_times)
+            at = to_ms(outcome.epoch_times[index]) if known else last_ms
+            points.append(MetricPoint(key, curve[index], index + 1, at))
+    return points
+
+
+def _chosen_keys(curves: Mapping[str, Sequence[float]], singles: Mapping[str, float]) -> list[str]:
+    """At most MAX_KEYS: what results are read from comes first."""
+
+    def rank(key: str) -> tuple[bool, bool, bool, str]:
+        return key not in FULL_CURVES, not key.startswith("test/"), key in curves, key
+
+    return sorted({*curves, *singles}, key=rank)[:MAX_KEYS]
+
+
+def _spread(count: int) -> list[int]:
+    """At most CURVE_POINTS of range(count), evenly spread, both ends in."""
+    if count <= CURVE_POINTS:
+        return list(range(count))
+    return [round(step * (count - 1) / (CURVE_POINTS - 1)) for step in range(CURVE_POINTS)]
+
+
+def spelled(value: Value) -> str:
+    """A value as a tag or a param."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def to_ms(seconds: float) -> int:
+    """Milliseconds."""
+    return round(seconds * 1000)
