@@ -23,12 +23,13 @@ from rich.markup import escape
 from .comparison import to_json
 from .delivery import Subject, check, deliver_pending, finish, follow, hold_lease
 from .errors import UserError, VaeSweepError
+from .extension import lasting_hash
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
 from .records import ENDED, Phase, TrialRecord
 from .report.tables import comparison_table, render_text, verdict_sentences
 from .results import Results, load_results
-from .search.export import LONGEST_NAME, ExportedSearch, ExportedTrial, export
+from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
 from .search.study import Told
 from .stages import METRIC_CURVE, Stages
 from .tracking.base import DatasetInfo, Tracker
@@ -181,6 +182,7 @@ def _exported(ledger: Ledger, results: Results, where: Where) -> list[ExportedSe
     runs = ledger.deliveries(results.sweep.name, target_of(uri)) if uri else {}
     searches = []
     labels = Counter(arm.label for arm in results.arms)
+    lasting = lasting_hash(json.loads(results.sweep.study))
     for arm, replicate in product(results.arms, range(results.study.search.replicates)):
         records = [r for r in results.records if (r.key.arm, r.key.replicate) == (arm.id, replicate)]
         stages, trials = Stages(results.study, arm, replicate, records), list[ExportedTrial]()
@@ -192,7 +194,7 @@ def _exported(ledger: Ledger, results: Results, where: Where) -> list[ExportedSe
         label = arm.label if labels[arm.label] == 1 else f"{arm.label} {arm.id}"
         name = f"{results.sweep.name}/{label}/{replicate}"
         attributes = {
-            "study_hash": results.sweep.study_hash,
+            HASH: lasting,
             "sweep": results.sweep.name,
             "arm": arm.id,
             "replicate": replicate,

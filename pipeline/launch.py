@@ -12,17 +12,20 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import FrameType
 
-from .config import Study, dump_study, load_study, study_differences, study_hash
+import yaml
+
+from .config import Study, dump_study, load_study, study_differences, study_hash, study_of
 from .data.dataset import DataSet, load_data
 from .errors import StudyFileError, SweepConflictError, UserError
 from .execution.base import Executor
+from .extension import extension_of
 from .ledger.store import Holder, Ledger, SweepRecord
 from .paths import WorkPaths, write_atomically
 from .records import (
@@ -44,6 +47,7 @@ from .sweep import Sweep
 AUTOMATIC_SLOTS = 32
 """slots that `plan` takes a worker to have when each measures for itself how many pay (packed/tuning.py)"""
 DELIVERY_PATIENCE_SECONDS = 600.0
+EXTENDED = "the result will be that of a fresh sweep of this study"
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
 
 
@@ -109,8 +113,13 @@ def load_study_data(study: Study) -> DataSet:
     )
 
 
-def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet: bool = False) -> RunReport:
-    """Runs the study of `file`, or resumes what is there, until finished or stopped."""
+def run(
+    file: Path, sets: list[str], where: Where, progress: Progress, *, quiet: bool = False, extend: bool = False
+) -> RunReport:
+    """Runs the study of `file`, or resumes what is there, until finished or stopped.
+
+    `extend`: a smaller sweep of this name that is there becomes one of this study.
+    """
     study = load_study(file, sets)
     if study.is_single:
         problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
@@ -118,6 +127,8 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, quiet:
     dataset = load_study_data(study)
     with open_ledger(where, create=True) as ledger:
         ledger.on_away = progress.message
+        for line in _extended(ledger, study, dataset, where.paths) if extend else ():
+            progress.message(line)
         record = register(ledger, study, dataset, where.paths)
         if record.status == "finished":
             return RunReport(load_results(ledger, study.name), True, True, _undelivered(ledger, study.name, where), "")
@@ -149,12 +160,58 @@ def register(ledger: Ledger, study: Study, dataset: DataSet, paths: WorkPaths) -
             name=study.name, study=canonical_json(plain), study_hash=study_hash(plain), created_at=time.time()
         )
     if found.study_hash != study_hash(plain):
-        differences = "\n".join(f"  - {line}" for line in study_differences(json.loads(found.study), plain))
-        raise SweepConflictError(
-            f"A sweep is its name and its question, but '{study.name}' in {paths.workdir} asks something else:\n"
-            f"{differences}\nGive this one a name of its own (--set name=...) or another --workdir."
-        )
+        old = json.loads(found.study)
+        extension = extension_of(old, plain)
+        remedy = "Give this one a name of its own (--set name=...) or another --workdir."
+        if not extension.refused:
+            remedy = f"It only adds to what is there: run it with --extend. Or: {remedy[0].lower()}{remedy[1:]}"
+        raise _conflict(study, paths, study_differences(old, plain), remedy)
+    _keep_study_file(paths, found, study)
     return found
+
+
+def _extended(ledger: Ledger, study: Study, dataset: DataSet, paths: WorkPaths) -> list[str]:
+    """Makes the sweep of this name, if there is one, one of `study`; what that adds, in lines.
+
+    Raises SweepConflictError where that cannot be, LeaseHeldError while somebody drives it.
+    """
+    plain, name, holder = describe(study, dataset), study.name, Holder.current()
+    if ledger.sweep(name) is None:
+        return []
+    ledger.acquire_lease(name, "driver", holder=holder, now=time.time())
+    try:
+        found = ledger.sweep(name)
+        if found is None:
+            return []
+        extension = extension_of(json.loads(found.study), plain)
+        if extension.refused:
+            remedy = "An extension only adds. Give this one a name of its own (--set name=...) or another --workdir."
+            raise _conflict(study, paths, extension.refused, remedy)
+        if not extension.added:
+            return []
+        ledger.extend_sweep(name, study=canonical_json(plain), study_hash=study_hash(plain))
+    finally:
+        ledger.release_lease(name, "driver", holder)
+    again = [extension.again] if extension.again else []
+    return [f"sweep {name} is extended: {'; '.join(extension.added)}", *again, EXTENDED]
+
+
+def _conflict(study: Study, paths: WorkPaths, differences: Sequence[str], remedy: str) -> SweepConflictError:
+    lines = "\n".join(f"  - {line}" for line in differences)
+    return SweepConflictError(
+        f"A sweep is its name and its question, but '{study.name}' in {paths.workdir} asks something else:\n"
+        f"{lines}\n{remedy}"
+    )
+
+
+def _keep_study_file(paths: WorkPaths, record: SweepRecord, study: Study) -> None:
+    """The file follows the ledger where it was left behind; `study` has the order in which people wrote it."""
+    known, file = study_of(json.loads(record.study)), paths.study(record.name)
+    text = dump_study(study if study == known else known)
+    with suppress(OSError, yaml.YAMLError):
+        if yaml.safe_load(file.read_text()) == yaml.safe_load(text):
+            return
+    write_atomically(file, text.encode())
 
 
 def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:

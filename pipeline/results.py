@@ -20,6 +20,7 @@ from .ledger.store import Ledger, SweepRecord
 from .picking import Pick, pick
 from .records import Params, TrialKey, TrialRecord
 from .space import Arm, arms, baseline_arm, hyperparameters
+from .stages import standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ def load_results(ledger: Ledger, name: str) -> Results:
     plain = json.loads(sweep.study)
     study = study_of(plain)
     records = tuple(ledger.trials(name))
+    if sweep.status != "finished":
+        records = tuple(standing(study, records))
     return Results(sweep, study, arms(study), records, compare_records(study, plain["data"], records))
 
 

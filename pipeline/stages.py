@@ -7,16 +7,16 @@ after any restart and in any order of arrival. Knows no worker and no ledger.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
 from .config import Study
 from .picking import choose, shortlist
-from .records import ENDED, Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, TrialTask
+from .records import ENDED, Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, TrialTask, canonical_json
 from .search.study import Proposal, Search, Told
-from .space import Arm, has_shortlist, hyperparameters, search_trials, trial_seed
+from .space import Arm, arms, has_shortlist, hyperparameters, search_trials, trial_seed
 
 METRIC_CURVE = "val/elbo"
 
@@ -33,6 +33,12 @@ class Stages:
         """trials of each phase and state"""
         self.best: float | None = None
         """highest last value of a complete trial, nats per image"""
+        self.outdated: list[TrialKey] = []
+        """trials in the ledger that this study does not ask for: of a smaller one, for the driver to remove"""
+        self._former: dict[TrialKey, TrialRecord] = {}
+        """shortlist and repeats in the ledger, until it is clear that this study asks for the same"""
+        self._ready: list[TrialRecord] = []
+        """due since the restart"""
         self._fixed = hyperparameters(study, arm, {})
         self._search = Search(
             sampler=study.search.sampler,
@@ -60,6 +66,11 @@ class Stages:
         """Trials of all phases that have ended."""
         return sum(self._ended(phase) for phase in Phase)
 
+    @property
+    def taken(self) -> set[TrialKey]:
+        """The trials that are this study's, once there are any."""
+        return {*self.records, *(record.key for record in self._ready)} - set(self.outdated)
+
     def expected(self) -> dict[Phase, int]:
         """Trials by phase: as planned, or as it came once the shortlist is known."""
         counts = {phase: self._known(phase) for phase in Phase}
@@ -70,7 +81,8 @@ class Stages:
 
     def due(self) -> list[TrialRecord]:
         """New trials that may run now; each is handed out once."""
-        new = list(self._search_due())
+        new, self._ready = self._ready, []
+        new += self._search_due()
         if not new and self._search.finished:
             new = self._confirm_due()
         for record in new:
@@ -102,12 +114,17 @@ class Stages:
 
     def _restore(self, records: Sequence[TrialRecord]) -> None:
         for record in records:
-            self._keep(record)
+            if record.key.phase is Phase.SEARCH:
+                self._keep(record)
+            else:
+                self._former[record.key] = record
         searched = self._of(Phase.SEARCH)
         self._search.restore([Proposal(r.key.number, r.params, tuple(r.thresholds), r.proposal) for r in searched])
         for record in searched:
             if record.state in ENDED:
                 self._tell(record)
+        if self._search.finished:
+            self._ready = self._confirm_due()
 
     def _keep(self, record: TrialRecord) -> None:
         """Files a record and counts it."""
@@ -143,14 +160,35 @@ class Stages:
                 for place, candidate in enumerate(params)
                 for seed in range(seeds)
             ]
-            missing = [record for record in wanted if record.key not in self.records]
+            missing = self._missing(Phase.SHORTLIST, wanted)
             if missing or self._ended(Phase.SHORTLIST) < len(wanted):
                 return missing
             values = [_value(record) for record in self._of(Phase.SHORTLIST)]
             places = [(place, values[place * seeds : (place + 1) * seeds]) for place in range(len(candidates))]
             chosen = params[choose(places)]
         repeats = [self._new(Phase.REPEAT, i, i, chosen) for i in range(self._study.confirm.repeats)]
-        return [record for record in repeats if record.key not in self.records]
+        return self._missing(Phase.REPEAT, repeats)
+
+    def _missing(self, phase: Phase, wanted: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Those that are to be trained; one in the ledger is taken over if it is the same trial."""
+        former = {key: record for key, record in self._former.items() if key.phase is phase}
+        missing = []
+        for record in wanted:
+            if record.key in self.records:
+                continue
+            known = former.get(record.key)
+            if known is None or not _is_same(known, record):
+                missing.append(record)
+                continue
+            del former[record.key], self._former[record.key]
+            if known.state in ENDED:
+                self._keep(known)
+            else:
+                missing.append(replace(known, state=State.WAITING))
+        for key in former:
+            del self._former[key]
+            self.outdated.append(key)
+        return missing
 
     def _new(self, phase: Phase, number: int, seed_index: int, params: Params) -> TrialRecord:
         key = TrialKey(self.arm.id, self.replicate, phase, number)
@@ -165,6 +203,30 @@ class Stages:
 
     def _ended(self, phase: Phase) -> int:
         return sum(self.counts[phase, state] for state in ENDED)
+
+
+def standing(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials among a sweep's `records` that belong to `study`.
+
+    All of them, but while a sweep is being extended: then some of the smaller one's may yet turn out to be others.
+    """
+    confirmed = {(r.key.arm, r.key.replicate) for r in records if r.key.phase is not Phase.SEARCH}
+    by_search: dict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        by_search[record.key.arm, record.key.replicate].append(record)
+    known = {arm.id: arm for arm in arms(study)}
+    kept: set[TrialKey] = set()
+    for (arm, replicate), mine in by_search.items():
+        if (arm, replicate) in confirmed:
+            kept |= Stages(study, known[arm], replicate, mine).taken
+        else:
+            kept.update(record.key for record in mine)
+    return [record for record in records if record.key in kept]
+
+
+def _is_same(record: TrialRecord, other: TrialRecord) -> bool:
+    """Whether two records of a key are of the same training."""
+    return record.seed == other.seed and canonical_json(dict(record.params)) == canonical_json(dict(other.params))
 
 
 def _slim(outcome: TrialOutcome, *, whole_curve: bool) -> TrialOutcome:

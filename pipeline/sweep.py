@@ -8,6 +8,7 @@ trial costs here does not depend on how many trials or workers there are. Knows 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from bisect import insort
 from collections import Counter
@@ -136,9 +137,20 @@ class Sweep:
         self._wait(open_trials)
 
     def _due(self) -> list[TrialRecord]:
-        """New trials of the searches in which something has ended."""
-        due = [record for search in sorted(self._unasked) for record in self.stages[search].due()]
+        """New trials of the searches in which something has ended; those whose place they take are removed."""
+        due, outdated = list[TrialRecord](), list[TrialKey]()
+        for search in sorted(self._unasked):
+            part = self.stages[search]
+            due += part.due()
+            outdated += part.outdated
+            part.outdated.clear()
+            if part.finished:
+                self._unfinished.discard(search)
         self._unasked.clear()
+        if outdated:
+            self._ledger.supersede(self.name, outdated)
+            for key in outdated:
+                shutil.rmtree(self._paths.trial(self.name, key), ignore_errors=True)
         return due
 
     def _wait(self, records: Iterable[TrialRecord]) -> None:

@@ -18,6 +18,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.extension import lasting_hash
 from pipeline.launch import Where, open_ledger
 from pipeline.ledger.schema import Holder
 from pipeline.ledger.store import Ledger
@@ -136,7 +137,7 @@ def test_each_search_is_a_study_with_the_ledgers_trials(swept: tuple[Path, Resul
                 "arm:scale": arm.values["scale"],
                 "arm:latent_dim": 2,
                 "replicate": replicate,
-                "study_hash": results.sweep.study_hash,
+                "search_hash": lasting_hash(json.loads(results.sweep.study)),
             }
             records = search_of(results, arm, replicate)
             assert len(study.trials) == len(records) == 6

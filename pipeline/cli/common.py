@@ -48,6 +48,9 @@ Slots = Annotated[str, typer.Option(metavar="N|auto", help="Trials a worker trai
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What workers train on.")]
 WorkersPerGpu = Annotated[int, typer.Option(min=1, max=64, help="Workers that share one GPU.")]
 AllowMixed = Annotated[bool, typer.Option(help="Accept workers with another numerics fingerprint.")]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Let a sweep that is there ask for more: arms, trials, replicates, repeats.")
+]
 Address = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,7 @@ from .common import (
     AsJson,
     ClusterAddress,
     Device,
+    Extend,
     MaxWorkers,
     Mlflow,
     Sets,
@@ -68,6 +69,7 @@ def run(
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
     allow_mixed: AllowMixed = False,
+    extend: Extend = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
@@ -90,7 +92,7 @@ def run(
         allow_mixed=allow_mixed,
     )
     console = make_console()
-    report = launch.run(file, set_ or [], where, make_progress(console, quiet))
+    report = launch.run(file, set_ or [], where, make_progress(console, quiet), extend=extend)
     _say_end(console, report, file, workdir)
 
 
@@ -153,6 +155,7 @@ def submit(
     workers_per_gpu: WorkersPerGpu = 1,
     mlflow: Mlflow = None,
     allow_mixed: AllowMixed = False,
+    extend: Extend = False,
     include: Annotated[
         list[Path] | None, typer.Option(metavar="PATH", help="Module or folder of yours that the study uses.")
     ] = None,
@@ -173,6 +176,7 @@ def submit(
     options += ["--max-workers", max_workers] if max_workers else []
     options += ["--mlflow", mlflow] if mlflow else []
     options += ["--allow-mixed"] if allow_mixed else []
+    options += ["--extend"] if extend else []
     jobs = remote.jobs_at(address)
     sent = remote.submit(
         file, set_ or [], jobs, options=options, include=include or [], runtime_env=runtime_env, workdir=workdir

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 KEY = "key"
 """User attribute of a trial: its key in the ledger."""
-HASH = "study_hash"
-"""User attribute of a study: which question its sweep asks."""
+HASH = "search_hash"
+"""User attribute of a study: what its sweep asks of every search, however many there are."""
 LONGEST_NAME = 512
 """characters that Optuna's tables hold"""
 

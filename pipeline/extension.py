@@ -1,0 +1,129 @@
+"""What a larger study adds to a smaller one of the same name, and whether a sweep of the smaller can become one of it.
+
+It can where all that was proposed and trained is also part of the larger sweep: seeds know neither the arm nor how many
+there are of anything, and no sampler looks at how many trials are to come. The result is then that of a fresh sweep of
+the larger study, byte for byte. Pure: studies in, words out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import study_differences, study_of
+from .records import canonical_json, digest
+from .space import arms, has_shortlist
+
+GROWING: Mapping[tuple[str, str], str] = {
+    ("search", "trials"): "trials of every search",
+    ("search", "replicates"): "replicates of every arm",
+    ("confirm", "candidates"): "candidates of every shortlist",
+    ("confirm", "candidate_seeds"): "seeds of every candidate",
+    ("confirm", "repeats"): "repeats of every chosen configuration",
+}
+"""What may become more, never less."""
+
+_REASONS: Mapping[str, str] = {
+    "seed": "all numbers follow from it",
+    "data": "what has been trained has seen other images",
+    "model": "what has been trained had the former value",
+    "train": "what has been trained had the former value",
+    "nuisance": "earlier proposals come from the former space",
+    "search": "earlier proposals would have been others",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """The way from one study to another."""
+
+    added: tuple[str, ...]
+    """what the new one asks for beyond the old one; empty: nothing"""
+    again: str
+    """what of the old one is decided anew; empty: nothing"""
+    refused: tuple[str, ...]
+    """differences that no extension can bridge, each with its reason"""
+
+
+def extension_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Extension:
+    """From the `resolved` study of a sweep to another one of its name."""
+    added, refused = list(_question(old, new)), list(_fixed(old, new))
+    for part in (_arms, _counts):
+        part(old, new, added.append, refused.append)
+    return Extension(tuple(added), _again(old, new), tuple(refused))
+
+
+def lasting_hash(resolved: Mapping[str, Any]) -> str:
+    """Digest of what no extension changes: equal for all sizes of a sweep."""
+    smallest = {**_without_sizes(resolved), "name": "", "question": ""}
+    smallest["data"] = {"sha256": resolved["data"]["sha256"], "form": resolved["data"]["form"]}
+    return digest([smallest, sorted(resolved["scientific"])])
+
+
+def _without_sizes(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in resolved.items() if key not in ("scientific", "compare")}
+    for section, name in GROWING:
+        rest[section] = {key: value for key, value in rest[section].items() if key != name}
+    return rest
+
+
+def _fixed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    moved = set(old["scientific"]) ^ set(new["scientific"])
+    for line in study_differences(_without_sizes(old), _without_sizes(new)):
+        path = line.split(":")[0]
+        if path.split(".")[-1] not in moved:  # a factor's former or later fixed value
+            yield f"{line} ({_REASONS.get(path.split('.')[0], 'it must stay as it is')})"
+
+
+def _question(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    if old["question"] != new["question"]:
+        yield "the question's wording"
+    for name in sorted(new["compare"]):
+        if old["compare"].get(name) != new["compare"][name]:
+            yield f"compare.{name}: {old['compare'].get(name)!r} -> {new['compare'][name]!r}"
+
+
+def _arms(
+    old: Mapping[str, Any], new: Mapping[str, Any], add: Callable[[str], None], refuse: Callable[[str], None]
+) -> None:
+    before, after = old["scientific"], new["scientific"]
+    for factor in sorted({*before, *after}):
+        if factor not in before or factor not in after:
+            kind = "a new factor" if factor in after else "a factor that is gone"
+            refuse(f"scientific.{factor}: {kind} (it makes other arms of all; a sweep of its own can ask that)")
+            continue
+        known, wanted = [canonical_json(value) for value in before[factor]], map(canonical_json, after[factor])
+        gone = sorted(set(known) - set(wanted))
+        if gone:
+            refuse(f"scientific.{factor}: without {', '.join(gone)} (values may come, none may go)")
+    if set(before) == set(after):
+        former = {arm.id for arm in arms(study_of(old))}
+        new_arms = [arm.label for arm in arms(study_of(new)) if arm.id not in former]
+        if new_arms:
+            more = f" and {len(new_arms) - 4} more" if len(new_arms) > 4 else ""
+            add(f"{len(new_arms)} arm{'s' if len(new_arms) > 1 else ''}: {'; '.join(new_arms[:4])}{more}")
+        elif {f: list(map(canonical_json, v)) for f, v in before.items()} != {
+            f: list(map(canonical_json, v)) for f, v in after.items()
+        }:
+            add("the order of the arms")
+
+
+def _counts(
+    old: Mapping[str, Any], new: Mapping[str, Any], add: Callable[[str], None], refuse: Callable[[str], None]
+) -> None:
+    for (section, name), words in GROWING.items():
+        before, after = old[section][name], new[section][name]
+        if after > before:
+            add(f"{words}: {before} -> {after}")
+        elif after < before:
+            refuse(f"{section}.{name}: {before} -> {after} (it may grow, not shrink)")
+
+
+def _again(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Shortlists and repeats follow from the trials of the search and from the candidates."""
+    deciding = [("search", "trials"), ("confirm", "candidates"), ("confirm", "candidate_seeds")]
+    grown = [(section, name) for section, name in deciding if new[section][name] > old[section][name]]
+    if not grown or not has_shortlist(study_of(new)):
+        return ""
+    return "shortlists and repeats are decided anew: those that come out as before are kept, the others trained again"
