@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import TrackerError
 from ..ledger.schema import SweepRecord
 from ..paths import WorkPaths
 from ..records import Params, State, TrialOutcome, TrialRecord, Value, digest
-from ..tracking.base import DatasetInfo, MetricPoint, RunRecord, RunStatus, SweepRun
+from ..tracking.base import DatasetInfo, MetricPoint, Picture, RunRecord, RunStatus, SweepRun
 
 FULL_CURVES = ("train/elbo", "val/elbo")
 """Curves with a point at every epoch."""
@@ -30,6 +32,7 @@ STATUS: Mapping[State, RunStatus] = {
 }
 
 _MAX_CAUSE = 2000
+_PICTURE = re.compile(r"(?P<key>[a-z_]+)(-(?P<epoch>[0-9]+))?\.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ def sweep_run(record: SweepRecord, subject: Subject) -> SweepRun:
         started_ms=to_ms(record.created_at),
         tags={key: value for key, value in tags.items() if value},
         dataset=subject.dataset,
+        factors=tuple(study.get("scientific", ())),
+        metrics=(study["compare"]["metric"], study["search"]["metric"]) if "compare" in study else (),
+        epochs=study.get("train", {}).get("epochs", 1),
     )
 
 
@@ -97,7 +103,21 @@ def run_record(record: TrialRecord, subject: Subject, *, parent: SweepRun, repro
         started_ms=to_ms(outcome.started_at),
         ended_ms=to_ms(outcome.ended_at),
         status=STATUS[record.state],
+        pictures=_pictures(outcome, {name: folder / name for name in record.files if (folder / name).is_file()}),
     )
+
+
+def _pictures(outcome: TrialOutcome, files: Mapping[str, Path]) -> tuple[Picture, ...]:
+    """The pictures among a trial's files, those made while it trained at their epochs."""
+    found = []
+    for name, file in sorted(files.items()):
+        shown = _PICTURE.fullmatch(name)
+        if shown:
+            step = int(shown["epoch"] or outcome.epochs)
+            known = 0 < step <= len(outcome.epoch_times)
+            at = to_ms(outcome.epoch_times[step - 1] if known else outcome.ended_at)
+            found.append(Picture(f"pictures/{shown['key']}", step, at, file))
+    return tuple(found)
 
 
 _COUNTED_FROM_0 = frozenset({"replicate", "number", "seed"})
@@ -123,14 +143,14 @@ def _tags(record: TrialRecord, outcome: TrialOutcome, subject: Subject) -> dict[
 
 
 def _points(outcome: TrialOutcome) -> list[MetricPoint]:
-    """The curves at their epochs, then the metrics that have no curve, at the last one."""
+    """The curves at their epochs, and the metrics that have no curve."""
     last_ms = to_ms(outcome.ended_at)
     singles = {key: value for key, value in outcome.metrics.items() if key not in outcome.curves}
     singles |= {"cost/epochs": float(outcome.epochs), "cost/worker_seconds": outcome.worker_seconds}
     points = []
     for key in _chosen_keys(outcome.curves, singles):
         if key in singles:
-            points.append(MetricPoint(key, singles[key], outcome.epochs, last_ms))
+            points.append(MetricPoint(key, singles[key], 0, last_ms))  # at step 0 MLflow's charts show it as a bar
             continue
         curve = outcome.curves[key]
         for index in range(len(curve)) if key in FULL_CURVES else _spread(len(curve)):
