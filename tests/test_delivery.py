@@ -207,9 +207,9 @@ class TestRunRecord:
         assert [point.timestamp_ms for point in elbo[:2]] == [1_700_000_001_000, 1_700_000_002_000]
         assert run == record_of(ended(3))
 
-    def test_test_metrics_at_the_last_step(self, record_of: Callable[[TrialRecord], RunRecord]) -> None:
+    def test_test_metrics_are_single_values(self, record_of: Callable[[TrialRecord], RunRecord]) -> None:
         run = record_of(ended(0, metrics={"test/elbo": -90.0, "val/elbo": -51.0}))
-        assert [(p.step, p.value) for p in run.metrics if p.key == "test/elbo"] == [(50, -90.0)]
+        assert [(p.step, p.value) for p in run.metrics if p.key == "test/elbo"] == [(0, -90.0)]
         assert max(p.step for p in run.metrics if p.key == "val/elbo") == 50
 
     def test_at_most_30_keys_and_the_important_ones(self, record_of: Callable[[TrialRecord], RunRecord]) -> None:
