@@ -272,6 +272,25 @@ def test_what_an_outcome_holds() -> None:
     assert not any(name.startswith("test/") for name in bare.metrics)
     assert bare.files.keys() == {"samples.png", "reconstructions.png"}
     assert bare.curves == outcome.curves
+    assert "sigma_histogram.json" in outcome.files and "test/elbo_se" in outcome.metrics
+
+
+def test_spread_over_the_test_images() -> None:
+    dataset = tiny_dataset(test=21)
+    tasks = [task(i, epochs=1, initial_sigma=10.0**-i) for i in range(3)]
+    outcomes = train_all(tasks, 3, dataset)
+    for i, one in enumerate(tasks):
+        outcome = outcomes[one.key]
+        histogram = json.loads(outcome.files["sigma_histogram.json"])
+        assert histogram.keys() == {"log10_edges", "counts", "below", "above"}
+        edges, counts = np.array(histogram["log10_edges"]), np.array(histogram["counts"])
+        assert edges.tolist() == [round(-4 + 0.1 * k, 1) for k in range(61)]
+        assert counts.sum() + histogram["below"] + histogram["above"] == 21 * 5
+        middle = float(((edges[:-1] + edges[1:]) / 2) @ counts / counts.sum())
+        assert middle == pytest.approx(-i, abs=0.3), "σ starts near its initial value"
+        assert 0 < outcome.metrics["test/elbo_se"] < abs(outcome.metrics["test/elbo"])
+    (one_image,) = train_all([task(0, epochs=1)], 1, tiny_dataset(test=1)).values()
+    assert one_image.state is State.COMPLETE and "test/elbo_se" not in one_image.metrics
 
 
 def test_reconstructions_show_no_padding() -> None:

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Callable
 from decimal import Decimal, localcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,14 @@ from torch.nn import functional
 
 from pipeline.vae.functions import counts_log_kernel, log_softplus, sigmoid, softplus
 from pipeline.vae.likelihoods import LIKELIHOODS, NATURAL_LIKELIHOOD
-from pipeline.vae.metrics import CHUNK_ROWS, active_units, evaluate, evaluation_set
+from pipeline.vae.metrics import (
+    CHUNK_ROWS,
+    SIGMA_LOG10_EDGES,
+    ImageDetails,
+    active_units,
+    evaluate,
+    evaluation_set,
+)
 from pipeline.vae.model import VAE, Terms, build_vae, elbo_terms, initialise, standard_normal_bank, start_from
 from pipeline.vae.networks import ACTIVATIONS
 from pipeline.vae.objectives import OBJECTIVES, warmup_weight
@@ -363,6 +371,41 @@ def test_evaluate_against_a_plain_computation(count: int, dtype: torch.dtype, to
         "sigma_max": float(q.stddev.max()),
     }
     assert found == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("count", [2, 37, 530])
+@torch.no_grad()
+def test_what_is_seen_of_single_images_against_a_plain_computation(count: int) -> None:
+    model, samples = small_vae(), 3
+    x, noise = pixels_for("counts", (count, 35)), randn(samples, count, 3)
+    data = evaluation_set(x, model.likelihood.log_base(x), noise)  # type: ignore[operator]
+    scale = SCALES["softplus_std"].forward
+    details = ImageDetails(data, 1)
+    watched = evaluate(model, scale, data, {}, 1, details)
+    assert watched == evaluate(model, scale, data, {}, 1), "being watched changes no number"
+    mean, raw = model.encode(x)
+    q = Normal(mean, functional.softplus(raw))
+    rate = kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+    logits = torch.stack([model.decode(q.mean + q.stddev * eps) for eps in noise])
+    elbo = (log_prob(Binomial(LEVELS, logits=logits), x).sum(-1).mean(0) - rate).numpy()
+    np.testing.assert_allclose(details.elbo()[0].numpy(), elbo, rtol=1e-12)
+    assert float(details.elbo_se()) == pytest.approx(elbo.std(ddof=1) / math.sqrt(count), rel=1e-10)
+    assert float(details.elbo().mean()) == pytest.approx(float(watched["elbo"]), rel=1e-12)
+    sigma = q.stddev.numpy().ravel()
+    counts, _ = np.histogram(sigma, np.power(10.0, SIGMA_LOG10_EDGES))
+    assert details.sigma_counts()[0].tolist() == [0, *counts, 0] and counts.sum() == sigma.size
+
+
+def test_every_sigma_is_counted_once_in_its_bin() -> None:
+    edges = [10.0**edge for edge in SIGMA_LOG10_EDGES]
+    assert (len(edges), edges[0], edges[-1]) == (61, 1e-4, 100.0)
+    inside = [math.sqrt(low * high) for low, high in pairwise(edges)]
+    sigma = torch.tensor([[1e-9, *inside, *edges, 1e9, math.inf]], dtype=F64).unsqueeze(-1)
+    data = evaluation_set(torch.zeros(sigma.shape[1], 2, dtype=F64), torch.zeros(sigma.shape[1]), randn(1, 124, 1))
+    details = ImageDetails(data, 1)
+    padded = torch.cat([sigma, torch.full((1, 128 - 124, 1), 1.0, dtype=F64)], 1)
+    details.add_posterior(slice(0, 128), torch.zeros(1, 128, dtype=F64), padded)
+    assert details.sigma_counts().tolist() == [[1, *[2] * 60, 3]]
 
 
 def test_elbo_terms_are_the_metrics_with_gradient() -> None:

@@ -44,6 +44,11 @@ class DeviceData:
         return self.train_x.shape[1]
 
     @property
+    def test_images(self) -> int:
+        """How many images the test split has."""
+        return len(self._dataset.test)
+
+    @property
     def value_range(self) -> tuple[float, float]:
         """What pictures show as black and white."""
         if self._dataset.kind == "real":

@@ -1,4 +1,4 @@
-"""How a trial leaves its pack: final metrics, pictures, weights.
+"""How a trial leaves its pack: final metrics, the spread of its σ, pictures, weights.
 
 Pictures are made only here. Prior samples are decoded from one bank of fixed z common to all runs; reconstructions
 are decoded from the posterior's mean.
@@ -13,19 +13,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from safetensors.torch import save as save_tensors
 
-from ..records import State, TrialOutcome
+from ..records import State, TrialOutcome, canonical_json
+from ..vae.metrics import SIGMA_LOG10_EDGES
 from ..vae.pictures import pairs_grid, to_bytes
 from .pack import Pack
 from .slots import Slot
 from .snapshots import as_array, prior_samples
 
 RECONSTRUCTIONS = 32
+SIGMA_FILE = "sigma_histogram.json"
+"""How many of a repeat's σ, over test images and latents, lie in each bin of log10 σ."""
 
 
 def finish_slots(pack: Pack, ended: Sequence[Slot]) -> list[TrialOutcome]:
     """Outcomes of ended slots, in pack order; `ended` must be given in pack order."""
     complete = [slot for slot in ended if slot.state in (State.COMPLETE, State.STOPPED)]
-    test = _test_metrics(pack, [slot for slot in complete if slot.task.evaluate_test])
+    test, histograms = _examine(pack, [slot for slot in complete if slot.task.evaluate_test])
     files = _pictures(pack, complete)
     outcomes = []
     for slot in ended:
@@ -34,6 +37,8 @@ def finish_slots(pack: Pack, ended: Sequence[Slot]) -> list[TrialOutcome]:
             slot.end(State.DIVERGED, "non-finite test metrics")
             metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         kept = {**files.get(id(slot), {}), **slot.snapshots}
+        if slot.state is not State.DIVERGED:
+            kept |= histograms.get(id(slot), {})
         if slot.task.keep_weights and slot.state is State.COMPLETE:
             row = pack.rows_MP[pack.slots.index(slot)]
             kept["model.safetensors"] = save_tensors(pack.stack.named_tensors(row))
@@ -63,12 +68,28 @@ def _outcome(slot: Slot, metrics: Mapping[str, float], files: Mapping[str, bytes
     )
 
 
-def _test_metrics(pack: Pack, slots: Sequence[Slot]) -> dict[int, dict[str, float]]:
+def _examine(pack: Pack, slots: Sequence[Slot]) -> tuple[dict[int, dict[str, float]], dict[int, dict[str, bytes]]]:
+    """Test metrics and the histogram of the posterior's σ over the test images."""
     if not slots:
-        return {}
-    metrics = pack.evaluate(slots, "test")
-    names = ("elbo", "rate", "distortion", "active_units")
-    return {id(slot): {f"test/{name}": metrics[name][i] for name in names} for i, slot in enumerate(slots)}
+        return {}, {}
+    metrics, details = pack.examine(slots, "test")
+    names = ["elbo", "rate", "distortion", "active_units"]
+    if pack.data.test_images > 1:
+        metrics["elbo_se"] = details.elbo_se().tolist()
+        names.append("elbo_se")
+    found = {id(slot): {f"test/{name}": metrics[name][i] for name in names} for i, slot in enumerate(slots)}
+    counts = details.sigma_counts().tolist()
+    return found, {id(slot): {SIGMA_FILE: _histogram(row)} for slot, row in zip(slots, counts, strict=True)}
+
+
+def _histogram(counts: Sequence[int]) -> bytes:
+    content = {
+        "log10_edges": SIGMA_LOG10_EDGES,
+        "counts": counts[1:-1],
+        "below": counts[0],
+        "above": counts[-1],
+    }
+    return (canonical_json(content) + "\n").encode()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..records import State, TrialTask
-from ..vae.metrics import evaluate
+from ..vae.metrics import ImageDetails, evaluate
 from ..vae.model import VAE, build_vae, initialise, start_from
 from ..vae.scales import SCALES
 from .device_data import DeviceData
@@ -152,6 +152,14 @@ class Pack:
 
     def evaluate(self, slots: Sequence[Slot], split: str) -> dict[str, list[float]]:
         """Metrics of some slots (in pack order) on `val` or `test`, a value a slot."""
+        return self._evaluate(slots, split, None)
+
+    def examine(self, slots: Sequence[Slot], split: str) -> tuple[dict[str, list[float]], ImageDetails]:
+        """The same, and what is seen of the single images."""
+        details = ImageDetails(self.data.evaluation(split, self.structure.latent_dim), len(slots))
+        return self._evaluate(slots, split, details), details
+
+    def _evaluate(self, slots: Sequence[Slot], split: str, details: ImageDetails | None) -> dict[str, list[float]]:
         maths = self.subset(slots)
         metrics = evaluate(
             self.stack.model,
@@ -159,6 +167,7 @@ class Pack:
             self.data.evaluation(split, self.structure.latent_dim),
             maths.hyper,
             len(slots),
+            details,
         )
         return {name: values.tolist() for name, values in metrics.items()}
 
