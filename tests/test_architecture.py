@@ -23,7 +23,7 @@ KITS = {
 """kit -> the kits it may import"""
 HOMES = {
     "ray": {"execution/ray_pool.py", "execution/ray_cluster.py", "execution/jobs.py"},
-    "optuna": {"search/domains.py", "search/study.py", "search/export.py"},
+    "optuna": {"search/domains.py", "search/study.py", "search/export.py", "search/importance.py"},
     "mlflow": {"tracking/mlflow_tracker.py"},
     "sqlalchemy": {"ledger/database.py", "ledger/store.py"},
     "sklearn": {"data/loaders.py"},

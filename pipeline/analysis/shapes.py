@@ -9,14 +9,19 @@ from ..records import Params
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A simultaneous confidence band of a tuning curve, by OPDA: for independent draws at random only."""
+    """A simultaneous confidence band of a tuning curve, by OPDA: for independent draws at random only.
+
+    It is about the best of so many random trials; an infinite value is one that nobody converged to.
+    """
 
     trials: tuple[int, ...]
+    """1, 2, ... up to the random trials of one search"""
     low: tuple[float, ...]
     """-inf where the data bound nothing"""
     median: tuple[float, ...]
     """point estimate of the median of the best of so many random trials"""
     high: tuple[float, ...]
+    """inf where the data bound nothing: soon, if there are few"""
     confidence: float
     draws: int
     """random trials that it rests on, over all replicates"""
@@ -28,7 +33,7 @@ class TuningCurve:
 
     arm: str
     trials: tuple[int, ...]
-    """1, 2, ... up to the trials of one search"""
+    """1, 2, ... up to the trials of one search; in an unfinished sweep as far as all its searches are"""
     epochs: tuple[float, ...]
     """mean epochs spent after so many trials of one search"""
     mean: tuple[float | None, ...]
@@ -45,7 +50,7 @@ class Share:
     """How much of the nuisance space is nearly as good as the best."""
 
     within: float
-    """nats below the arm's best validation value"""
+    """nats below the arm's best validation value; the same steps in all arms"""
     share: float
     low: float
     """Clopper-Pearson interval"""
@@ -75,6 +80,7 @@ class SearchPoint:
     value: float | None
     """last validation value; None where it diverged or failed"""
     at_random: bool
+    """drawn independently of all others: not given, nor of a grid or sequence, nor proposed by a model"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,9 @@ class VarianceSplit:
 
     arm: str
     search: float | None
-    """between independent searches; None with one"""
+    """between independent searches; None with one, or with one repeat each"""
     training_seed: float | None
-    """between repeats of one configuration; None with one"""
+    """between repeats of one configuration; None with one repeat each"""
     images: float | None
     """standard error of a mean over these test images, common to all arms; None where it was not recorded"""
 
@@ -127,7 +133,7 @@ class RateDistortion:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Everything of one sweep; each field in the order of the study's arms."""
+    """Everything of one sweep; each field in the order of the study's arms, without those that have nothing yet."""
 
     tuning: tuple[TuningCurve, ...]
     sensitivity: tuple[Sensitivity, ...]
