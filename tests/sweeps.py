@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +24,7 @@ from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import TrialRecord
 from pipeline.report.progress import SilentProgress
-from pipeline.results import Results, load_results
+from pipeline.results import Results, compare_records, load_results
 
 STUDY: dict[str, Any] = {
     "version": 1,
@@ -67,6 +69,13 @@ def read(workdir: Path, name: str = "small") -> Results:
     """A sweep as its ledger has it."""
     with open_ledger(Where(WorkPaths.at(workdir))) as ledger:
         return load_results(ledger, name)
+
+
+def having(results: Results, records: Sequence[TrialRecord]) -> Results:
+    """The same sweep with other records of its trials."""
+    data = json.loads(results.sweep.study)["data"]
+    compared = compare_records(results.study, data, tuple(records))
+    return replace(results, records=tuple(records), comparison=compared)
 
 
 def records(workdir: Path, name: str = "small") -> list[TrialRecord]:

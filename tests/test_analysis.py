@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,10 @@ from pipeline.analysis.variance import components, variance_split
 from pipeline.comparison import estimate
 from pipeline.config import ChoiceDomain, Domain, FloatDomain, IntDomain, SearchSection
 from pipeline.records import ENDED, Phase, State, TrialKey, TrialOutcome, TrialRecord
-from pipeline.results import Results, compare_records
+from pipeline.results import Results
 from pipeline.search.importance import MIN_TRIALS, importances
 
-from .sweeps import run_here, study_file
+from .sweeps import having, run_here, study_file
 
 ALPHA = 0.05
 LOST = -math.inf
@@ -359,12 +357,6 @@ def test_a_whole_sweep(simulated: Results) -> None:
 
 def of_repeat(record: TrialRecord, arm: str) -> bool:
     return (record.key.arm, record.key.phase, record.state) == (arm, Phase.REPEAT, State.COMPLETE)
-
-
-def having(results: Results, records: Sequence[TrialRecord]) -> Results:
-    """The sweep with other records of its trials."""
-    data = json.loads(results.sweep.study)["data"]
-    return replace(results, records=tuple(records), comparison=compare_records(results.study, data, tuple(records)))
 
 
 def test_only_results_are_read_and_in_no_order(simulated: Results) -> None:

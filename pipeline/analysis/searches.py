@@ -38,9 +38,9 @@ def drawn_at_random(search: SearchSection, number: int) -> bool:
 
     Not so: points that were given, points of a sequence or a grid, and what a model proposed.
     """
-    if number < len(search.start):
+    if number < len(search.start) or search.sampler in ("qmc", "grid"):
         return False
-    return search.sampler == "random" or (search.sampler == "tpe" and number < search.startup)
+    return search.sampler == "random" or number < search.startup
 
 
 def search_trials(records: Iterable[TrialRecord], search: SearchSection) -> list[SearchTrial]:
