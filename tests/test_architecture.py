@@ -33,7 +33,7 @@ HOMES = {
     "jinja2": {"report/page.py"},
     "pandas": {"frames.py"},
     "safetensors": {"packed/finish.py"},
-    "PIL": {"vae/pictures.py"},
+    "PIL": {"vae/pictures.py", "tracking/mlflow_tracker.py"},
     "typer": {"cli/common.py", "cli/launching.py", "cli/reading.py"},
 }
 MAX_SPINE_FILES = 13

@@ -230,7 +230,10 @@ def test_trials_link_to_their_runs_and_wait_for_them(swept: tuple[Path, Results]
         for trial in study.trials:
             run = runs[trial.user_attrs["key"]]
             assert trial.user_attrs["mlflow_run_id"] == run
-            assert trial.user_attrs["mlflow_url"] == f"http://mlflow.example/base/#/runs/{run}?workflowType=machine_learning"
+            assert (
+                trial.user_attrs["mlflow_url"]
+                == f"http://mlflow.example/base/#/runs/{run}?workflowType=machine_learning"
+            )
 
 
 def test_the_optuna_command_lists_them(swept: tuple[Path, Results], storage: str) -> None:
