@@ -165,7 +165,8 @@ def _joined(job: Job, study: Study, question: str) -> Submitted:
     if job.metadata.get(_QUESTION) != question:
         raise SweepConflictError(
             f"A sweep is its name and its question, but '{study.name}' runs on the cluster as job {job.id} and asks "
-            "something else. Give this one a name of its own (--set name=...), or stop that one first."
+            "something else. Give this one a name of its own (--set name=...), or stop that one first "
+            "(and send this one with --extend, if it only asks for more)."
         )
     return Submitted(job.id, study.name, True)
 

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,11 @@ def assert_delivered_once(ledger: Ledger, tracker: Tracker, subject: Subject, co
     assert check(ledger, tracker, subject) == []
 
 
+def only(tracker: Tracker, sweep: SweepRun, key: TrialKey) -> RecordedRun:
+    (found,) = [run for run in tracker.recorded(sweep) if run.ledger_id == f"{sweep.ledger_id}/{key}"]
+    return found
+
+
 class TestDeliverPending:
     def test_all_once(self, ledger: Ledger, subject: Subject) -> None:
         tracker = NullTracker()
@@ -339,6 +345,72 @@ class TestDeliverPending:
         with pytest.raises(TrackerError, match="'no'"):
             deliver_pending(ledger, tracker, replace(subject, sweep="no"))
 
+    def test_what_is_superseded_is_delivered_anew(self, ledger: Ledger, subject: Subject) -> None:
+        """Wherever the delivery is interrupted, before and after the extension."""
+        old = [ended(number) for number in range(4)]
+        new = [replace(ended(number, epochs=30), params={"learning_rate": 0.1}) for number in (1, 3)]
+        for after in (False, True):
+            for first in (*range(1, 6), 99):
+                for second in range(1, 6):
+                    kept = NullTracker()
+                    ledger.save_trials(SWEEP, old)
+                    with suppress(Killed):
+                        deliver_pending(ledger, Flaky(kept, {first}, after, Killed), subject)
+                    ledger.supersede(SWEEP, [trial.key for trial in new])
+                    with suppress(Killed):
+                        deliver_pending(ledger, Flaky(kept, {second}, after, Killed), subject)
+                    ledger.save_trials(SWEEP, new)
+                    with suppress(Killed):
+                        deliver_pending(ledger, Flaky(kept, {second}, after, Killed), subject)
+                    assert deliver_pending(ledger, kept, subject).remaining == 0
+                    assert_delivered_once(ledger, kept, subject, 4)
+                    self._forget_all(ledger)
+
+    def test_superseded_while_it_is_delivered(self, ledger: Ledger, subject: Subject) -> None:
+        """At every moment of a delivery, another process supersedes a trial and ends its successor."""
+        old, new = [ended(number) for number in range(3)], replace(ended(1, epochs=30), params={"learning_rate": 0.1})
+
+        class Meddled:
+            """A ledger of which each call may be the moment."""
+
+            def __init__(self, moment: int) -> None:
+                self.left = moment
+
+            def __getattr__(self, name: str) -> Any:
+                method = getattr(ledger, name)
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    self.left -= 1
+                    if self.left == 0:
+                        ledger.supersede(SWEEP, [new.key])
+                        ledger.save_trials(SWEEP, [new])
+                    return method(*args, **kwargs)
+
+                return call
+
+        moment, over = 0, False
+        while not over:
+            moment += 1
+            tracker, meddled = NullTracker(), Meddled(moment)
+            ledger.save_trials(SWEEP, old)
+            deliver_pending(meddled, tracker, subject)  # type: ignore[arg-type]
+            over = meddled.left > 0
+            if not over:
+                deliver_pending(ledger, tracker, subject)
+                assert_delivered_once(ledger, tracker, subject, 3)
+                assert only(tracker, parent_of(ledger, subject), new.key).params["learning_rate"] == "0.1"
+            self._forget_all(ledger)
+        assert moment > 10
+
+    def test_a_delivery_ends_when_its_sweep_is_extended(self, ledger: Ledger, subject: Subject) -> None:
+        ledger.save_trials(SWEEP, [ended(0)])
+        knows = replace(subject, study=sweep_of(ledger).study)
+        assert deliver_pending(ledger, NullTracker(), knows).delivered == 1
+        ledger.extend_sweep(SWEEP, study=canonical_json({"version": 1, "question": "More?"}), study_hash="cd34")
+        report = deliver_pending(ledger, NullTracker(), knows)
+        assert report.extended and (report.delivered, report.remaining) == (0, 0)
+        assert follow(ledger, NullTracker(), knows).extended
+
     def test_one_deliverer_at_a_time(self, ledger: Ledger, subject: Subject) -> None:
         other = Holder("elsewhere", 7, "", "")
         ledger.acquire_lease(SWEEP, "delivery", holder=other, now=time.time())
@@ -347,6 +419,12 @@ class TestDeliverPending:
         ledger.release_lease(SWEEP, "delivery", other)
         deliver_pending(ledger, NullTracker(), subject)
         assert ledger.lease(SWEEP, "delivery") is None
+
+    @staticmethod
+    def _forget_all(ledger: Ledger) -> None:
+        old = sweep_of(ledger)
+        ledger.delete_sweep(SWEEP)
+        ledger.create_sweep(name=SWEEP, study=old.study, study_hash="ab12", created_at=old.created_at + 1)
 
     @staticmethod
     def _forget(ledger: Ledger) -> None:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import load_study
-from pipeline.delivery import check, deliver_pending, finish
-from pipeline.browse import subject_of
-from pipeline.errors import LeaseHeldError, SweepConflictError
-from pipeline.extension import Extension, extension_of, lasting_hash
-from pipeline.launch import RunReport, Where, load_study_data, open_ledger, run
-from pipeline.ledger.store import Holder, Ledger
+from pipeline.launch import RunReport, Where, run
 from pipeline.paths import WorkPaths
-from pipeline.records import ENDED, Phase, State, TrialRecord
+from pipeline.records import Phase
 from pipeline.report.progress import SilentProgress
-from pipeline.results import Results, describe, load_results
-from pipeline.tracking.null_tracker import NullTracker
+from pipeline.results import Results
 
-from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started, wait_for
+from .sweeps import MEDIAN, json_of, read, run_here, study_file
 
 SMALL: dict[str, Any] = {
     "scientific": {"scale": ["log_variance", "log_std"], "latent_dim": [2]},

@@ -169,6 +169,51 @@ class TestContract:
         assert parent.metrics == {"best/val/elbo": -90.5}
         assert parent.artifacts == {"study.yaml", "compare.txt"}
 
+    def test_an_extended_sweep_shows_its_new_study(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        tracker.deliver(sweep, run, in_doubt=False)
+        first = tracker.record_sweep(sweep, SweepEnd("FINISHED", T0 + 99))
+        larger = replace(sweep, study_yaml="version: 1\nmore: 2\n", question="And now?", tags={"study_hash": "y"})
+        for _ in range(2):
+            assert tracker.record_sweep(larger) == first
+            (parent,) = [found for found in tracker.recorded(larger) if found.run_id == first]
+            assert (parent.status, parent.artifacts) == ("RUNNING", {"study.yaml"})
+        tracker.record_sweep(larger, SweepEnd("FINISHED", T0 + 199))
+        assert [found.status for found in tracker.recorded(larger)] == ["FINISHED", "FINISHED"]
+
+    def test_discarded_runs_are_gone_and_may_come_anew(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        tracker.discard(sweep, [run.ledger_id])  # nothing is there yet
+        other = replace(run, ledger_id=f"{run.ledger_id}0")
+        former, kept = (tracker.deliver(sweep, one, in_doubt=False) for one in (run, other))
+        for _ in range(2):
+            tracker.discard(sweep, [run.ledger_id, f"{sweep.ledger_id}/nothing"])
+            assert {found.ledger_id for found in tracker.recorded(sweep)} == {sweep.ledger_id, other.ledger_id}
+        changed = replace(run, params={"learning_rate": "0.1"}, status="KILLED")
+        for in_doubt in (True, True):
+            latter = tracker.deliver(sweep, changed, in_doubt=in_doubt)
+            assert latter not in (former, kept)
+            found = only(tracker, sweep, run.ledger_id)
+            assert (found.run_id, found.status, found.params) == (latter, "KILLED", changed.params)
+
+    def test_a_discarded_sweep_leaves_its_name(self, tracker: Tracker, sweep: SweepRun, run: RunRecord) -> None:
+        tracker.discard(sweep)
+        tracker.deliver(sweep, run, in_doubt=False)
+        another = replace(sweep, ledger_id=f"{sweep.ledger_id}-another")
+        tracker.discard(another)
+        tracker.discard(another, [run.ledger_id])
+        assert len(tracker.recorded(sweep)) == 2
+        for _ in range(2):
+            tracker.discard(sweep)
+            assert tracker.recorded(sweep) == ()
+        tracker.record_sweep(another)
+        assert [found.ledger_id for found in tracker.recorded(another)] == [another.ledger_id]
+        tracker.discard(sweep)
+        assert len(tracker.recorded(another)) == 1
+        tracker.discard(another)
+        tracker.deliver(sweep, run, in_doubt=True)  # the first one again, and gone again
+        assert len(tracker.recorded(sweep)) == 2
+        tracker.discard(sweep)
+        assert tracker.recorded(sweep) == ()
+
 
 class FailAt:
     """A client that loses its k-th call, before it has an effect or after."""
@@ -221,6 +266,32 @@ class TestMlflow:
                 (p.step, p.value) for p in run.metrics if p.key == "val/elbo"
             ]
         assert k > 8
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_a_discard_killed_anywhere_and_repeated(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord, after: bool
+    ) -> None:
+        for k in range(1, 100):
+            one = replace(sweep, name=f"{sweep.name}-{k}-{after}", ledger_id=f"{sweep.ledger_id}-{k}-{after}")
+            store.deliver(one, replace(run, ledger_id=f"{one.ledger_id}/t"), in_doubt=False)
+            try:
+                MlflowTracker(FailAt(store._client, k, after), "sqlite:", store._artifact_root).discard(one)
+                break
+            except ConnectionLost:
+                pass
+            again = MlflowTracker(store._client, "sqlite:", store._artifact_root)
+            again.discard(one)
+            assert again.recorded(one) == ()
+            again.record_sweep(replace(one, ledger_id="a new one"))
+        assert k > 3
+
+    def test_one_that_its_owner_deleted_is_discarded_too(
+        self, store: MlflowTracker, sweep: SweepRun, run: RunRecord
+    ) -> None:
+        store.deliver(sweep, run, in_doubt=False)
+        store._client.delete_experiment(store._client.get_experiment_by_name(sweep.name).experiment_id)
+        store.discard(sweep)
+        store.record_sweep(replace(sweep, ledger_id="a new one"))
 
     def test_doubts_within_one_process_are_looked_up(
         self, store: MlflowTracker, sweep: SweepRun, run: RunRecord

@@ -76,8 +76,8 @@ def follow(
 
     Over means finished, stopped, or its driver gone. `final_files` makes the parent's last artifacts. When the
     tracker is still away `patience_seconds` after the end, or refuses something, or the sweep is extended, it returns
-    with the rest remaining. Stands by while another process delivers the sweep. Every problem is one line to `say` (default:
-    stderr). Raises as `deliver_pending` does.
+    with the rest remaining. Stands by while another process delivers the sweep. Every problem is one line to `say`
+    (default: stderr). Raises as `deliver_pending` does.
     """
     say = say or _to_stderr
     pause, since_over, total = 0.0, None, 0
