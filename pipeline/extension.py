@@ -93,20 +93,19 @@ def _arms(
             kind = "a new factor" if factor in after else "a factor that is gone"
             refuse(f"scientific.{factor}: {kind} (it makes other arms of all; a sweep of its own can ask that)")
             continue
-        known, wanted = [canonical_json(value) for value in before[factor]], map(canonical_json, after[factor])
-        gone = sorted(set(known) - set(wanted))
+        gone = sorted({canonical_json(value) for value in before[factor]} - set(map(canonical_json, after[factor])))
         if gone:
             refuse(f"scientific.{factor}: without {', '.join(gone)} (values may come, none may go)")
-    if set(before) == set(after):
-        former = {arm.id for arm in arms(study_of(old))}
-        new_arms = [arm.label for arm in arms(study_of(new)) if arm.id not in former]
-        if new_arms:
-            more = f" and {len(new_arms) - 4} more" if len(new_arms) > 4 else ""
-            add(f"{len(new_arms)} arm{'s' if len(new_arms) > 1 else ''}: {'; '.join(new_arms[:4])}{more}")
-        elif {f: list(map(canonical_json, v)) for f, v in before.items()} != {
-            f: list(map(canonical_json, v)) for f, v in after.items()
-        }:
-            add("the order of the arms")
+    if set(before) != set(after):
+        return
+    former, latter = (arms(study_of(resolved)) for resolved in (old, new))
+    known = {arm.id for arm in former}
+    labels = [arm.label for arm in latter if arm.id not in known]
+    if labels:
+        more = f" and {len(labels) - 4} more" if len(labels) > 4 else ""
+        add(f"{len(labels)} arm{'s' if len(labels) > 1 else ''}: {'; '.join(labels[:4])}{more}")
+    elif len(former) == len(latter) and canonical_json(before) != canonical_json(after):
+        add("the order of the arms")
 
 
 def _counts(

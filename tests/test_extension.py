@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.launch import RunReport, Where, run
+from pipeline.config import load_study
+from pipeline.errors import LeaseHeldError, SweepConflictError
+from pipeline.extension import Extension, extension_of, lasting_hash
+from pipeline.launch import RunReport, Where, load_study_data, open_ledger, run
+from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
-from pipeline.records import Phase
+from pipeline.records import ENDED, Phase
 from pipeline.report.progress import SilentProgress
-from pipeline.results import Results
+from pipeline.results import Results, describe
 
 from .sweeps import MEDIAN, json_of, read, run_here, study_file
 
@@ -102,7 +111,7 @@ def test_an_extended_sweep_is_a_fresh_larger_one(tmp_path: Path, base: str, more
     after = report.results
     assert numbers(after) == numbers(fresh)
     assert json_of(after) == json_of(fresh) == json_of(read(tmp_path / "work"))
-    assert (json_of(after) == json_of(before)) == False  # noqa: E712
+    assert json_of(after) != json_of(before)
     same, other = kept(before, after)
     assert {str(r.key) for r in before.records if r.key.phase is Phase.SEARCH} <= same
     if more in ("arms", "replicates", "repeats", "the comparison"):
@@ -115,3 +124,140 @@ def test_an_extended_sweep_is_a_fresh_larger_one(tmp_path: Path, base: str, more
     assert study.read_text() == WorkPaths.at(tmp_path / "fresh").study("small").read_text()
     again, said = extend_here(large, tmp_path / "work")
     assert again.already and not any("extended" in line for line in said)
+
+
+# --------------------------------------------------------------------------------------- what is refused
+
+
+def both(tmp_path: Path, change: dict[str, Any]) -> Extension:
+    files = [file_of(tmp_path / "s", {"question": "?"}), file_of(tmp_path / "l", {"question": "?"}, change)]
+    old, new = (describe(study, load_study_data(study)) for study in map(load_study, files))
+    return extension_of(old, new)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 1}, "seed: 0 -> 1 (all numbers follow from it)"),
+    "fewer trials": ({"search": {"trials": 4}}, "search.trials: 5 -> 4 (it may grow, not shrink)"),
+    "fewer repeats": ({"confirm": {"repeats": 1}}, "confirm.repeats: 2 -> 1"),
+    "fewer arms": ({"scientific": {"scale": ["log_std"]}}, 'scientific.scale: without "log_variance"'),
+    "a new factor": ({"scientific": {"adam_beta1": [0.9, 0.5]}}, "scientific.adam_beta1: a new factor (it makes other"),
+    "epochs": ({"train": {"epochs": 9}}, "train.epochs: 4 -> 9 (what has been trained had the former value)"),
+    "lag": ({"search": {"lag": 3}}, "search.lag: 2 -> 3 (earlier proposals would have been others)"),
+    "space": ({"nuisance": {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True}}}, "nuisance.learning_rate.low"),
+    "data": ({"data": {"split": [140, 70, 50]}}, "(what has been trained has seen other images)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_extension_is_refused_with_its_reason(tmp_path: Path, case: str) -> None:
+    change, expected = REFUSED[case]
+    found = both(tmp_path, change)
+    assert [line for line in found.refused if expected in line] and len(found.refused) <= 3, found
+
+
+def test_sizes_are_all_that_the_lasting_hash_leaves_out(tmp_path: Path) -> None:
+    def lasting(*changes: dict[str, Any]) -> str:
+        study = load_study(file_of(tmp_path, *changes))
+        return lasting_hash(describe(study, load_study_data(study)))
+
+    assert {lasting(), *(lasting(more) for more in MORE.values())} == {lasting()}
+    assert lasting({"train": {"epochs": 9}}) != lasting() != lasting({"data": {"split": [140, 70, 50]}})
+
+
+def test_differences_name_the_remedy(tmp_path: Path) -> None:
+    run_here(file_of(tmp_path / "s"), tmp_path / "work", executor="simulated")
+    where = Where(WorkPaths.at(tmp_path / "work"), executor="simulated", tracking="none")
+    with pytest.raises(SweepConflictError, match=r"(?s)search.trials: 5 -> 7.*run it with --extend"):
+        run(file_of(tmp_path / "l", {"search": {"trials": 7}}), [], where, SilentProgress())
+    change = {"search": {"trials": 7, "lag": 1}, "confirm": {"repeats": 1}}
+    with pytest.raises(SweepConflictError) as caught:
+        run(file_of(tmp_path / "l", change), [], where, SilentProgress())
+    assert "--extend" not in str(caught.value)
+    with pytest.raises(SweepConflictError, match=r"(?s)search.lag: 2 -> 1 \(.*confirm.repeats.*An extension only adds"):
+        extend_here(file_of(tmp_path / "l", change), tmp_path / "work")
+    grid = {"search": {"sampler": "grid", "trials": 3}, "nuisance": {"learning_rate": [0.1, 0.01, 0.001]}}
+    more = {"search": {"sampler": "grid", "trials": 4}, "nuisance": {"learning_rate": [0.1, 0.01, 0.001, 0.0001]}}
+    run_here(file_of(tmp_path / "s", grid), tmp_path / "grid", executor="simulated")
+    with pytest.raises(
+        SweepConflictError, match=r"nuisance.learning_rate.*earlier proposals come from the former space"
+    ):
+        extend_here(file_of(tmp_path / "l", more), tmp_path / "grid")
+
+
+def test_not_while_somebody_drives_it(tmp_path: Path) -> None:
+    run_here(file_of(tmp_path / "s"), tmp_path / "work", executor="simulated")
+    before = read(tmp_path / "work").sweep
+    with open_ledger(Where(WorkPaths.at(tmp_path / "work"))) as ledger:
+        ledger.acquire_lease("small", "driver", holder=Holder("elsewhere", 1, "", ""), now=time.time())
+    with pytest.raises(LeaseHeldError, match="elsewhere"):
+        extend_here(file_of(tmp_path / "l", {"search": {"trials": 7}}), tmp_path / "work")
+    assert read(tmp_path / "work").sweep == before
+
+
+def test_a_new_sweep_and_a_stopped_one(tmp_path: Path) -> None:
+    """--extend may always be given; what a smaller study had left undone is done as the larger one wants it."""
+    large = file_of(tmp_path / "l", MORE["all of it"])
+    fresh = extend_here(large, tmp_path / "fresh")[0].results
+    for turns in (4, 25):
+        workdir = tmp_path / str(turns)
+        interrupted(file_of(tmp_path / "s"), workdir, turns)
+        assert json_of(extend_here(large, workdir)[0].results) == json_of(fresh)
+
+
+# ---------------------------------------------------------------------------------------- interruptions
+
+
+class Killed(BaseException):
+    """As good as kill -9 at this point."""
+
+
+def interrupted(file: Path, workdir: Path, writes: int) -> None:
+    """Runs until the ledger has been written to so often, then dies."""
+    left = writes
+
+    def dying(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            done = method(*args, **kwargs)
+            left -= 1
+            if left == 0:
+                raise Killed
+            return done
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        for name in ("save_trials", "supersede", "extend_sweep", "update_sweep", "create_sweep"):
+            patch.setattr(Ledger, name, dying(getattr(Ledger, name)))
+        extend_here(file, workdir)
+
+
+@pytest.mark.parametrize("turns", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_write_and_repeated(tmp_path: Path, turns: int) -> None:
+    small, large = file_of(tmp_path / "s", BASES["random"]), file_of(tmp_path / "l", BASES["random"], MORE["all of it"])
+    run_here(small, tmp_path / "small", executor="simulated")
+    fresh = run_here(large, tmp_path / "fresh", executor="simulated")
+    rng = random.Random(turns)
+    for turn in range(turns):
+        workdir = tmp_path / str(turn)
+        shutil.copytree(tmp_path / "small", workdir)
+        for _ in range(rng.randrange(1, 4)):
+            interrupted(large, workdir, rng.randrange(1, 40))
+            assert_compare_is_honest(workdir)
+        report, _ = extend_here(large, workdir)
+        assert numbers(report.results) == numbers(fresh)
+        assert json_of(report.results) == json_of(fresh)
+
+
+def assert_compare_is_honest(workdir: Path) -> None:
+    """While something is to be done, the comparison says so, and shows nothing of the smaller study's choices."""
+    results = read(workdir)
+    for record in results.records:
+        if record.key.phase is not Phase.SEARCH:
+            mine = [
+                r for r in results.records if (r.key.arm, r.key.replicate) == (record.key.arm, record.key.replicate)
+            ]
+            assert sum(r.key.phase is Phase.SEARCH and r.state in ENDED for r in mine) == results.study.search.trials

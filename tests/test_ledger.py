@@ -158,6 +158,39 @@ class Writes:
     def _mark_done(ledger: Ledger, me: Holder, waited: float) -> None:
         assert {item: found.run_id for item, found in ledger.deliveries(SWEEP, "t").items()} == {"a": "run"}
 
+    @staticmethod
+    def extend_sweep(ledger: Ledger, me: Holder) -> None:
+        ledger.extend_sweep(SWEEP, study='{"seed":1}', study_hash="cd34")
+
+    @staticmethod
+    def _extend_sweep(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert [(sweep.study, sweep.study_hash) for sweep in ledger.sweeps()] == [('{"seed":1}', "cd34")]
+
+    @staticmethod
+    def supersede(ledger: Ledger, me: Holder) -> None:
+        ledger.supersede(SWEEP, [trial(1).key])
+
+    @staticmethod
+    def _supersede(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert [record.key.number for record in ledger.trials(SWEEP)] == [0]
+        assert set(ledger.deliveries(SWEEP, "s", state="stale")) == {str(trial(n).key) for n in (1, 7)}
+
+    @staticmethod
+    def mark_discarded(ledger: Ledger, me: Holder) -> None:
+        ledger.mark_discarded(SWEEP, "s", [str(trial(7).key)])
+
+    @staticmethod
+    def _mark_discarded(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert set(ledger.deliveries(SWEEP, "s", state="begun")) == {"parent", str(trial(7).key)}
+
+    @staticmethod
+    def mark_stale(ledger: Ledger, me: Holder) -> None:
+        ledger.mark_stale(SWEEP)
+
+    @staticmethod
+    def _mark_stale(ledger: Ledger, me: Holder, waited: float) -> None:
+        assert set(ledger.deliveries(SWEEP, "s", state="stale")) == {"parent", str(trial(7).key)}
+
 
 class TestSweeps:
     def test_created_updated_read_back_and_kept(self, ledger: Ledger, url: str) -> None:
@@ -193,6 +226,16 @@ class TestSweeps:
         assert ledger.sweep("no") is None
         with pytest.raises(LedgerError, match="'no'"):
             ledger.update_sweep("no", status="stopped")
+
+    def test_an_extended_sweep_runs_again(self, ledger: Ledger) -> None:
+        ledger.update_sweep(SWEEP, status="finished", fingerprint={"a": "b"}, stop_requested=True, finished_at=NOW + 9)
+        before = ledger.sweep(SWEEP)
+        ledger.extend_sweep(SWEEP, study="{}", study_hash="cd34")
+        assert before is not None
+        again: dict[str, Any] = {"status": "running", "stop_requested": False, "finished_at": None}
+        assert ledger.sweep(SWEEP) == replace(before, study="{}", study_hash="cd34", **again)
+        with pytest.raises(LedgerError, match="'no'"):
+            ledger.extend_sweep("no", study="{}", study_hash="cd34")
 
     def test_delete_removes_this_sweep_only(self, ledger: Ledger) -> None:
         ledger.create_sweep(name="other", study="{}", study_hash="", created_at=NOW)
@@ -443,6 +486,32 @@ class TestDeliveries:
         assert ledger.count_undelivered(SWEEP, "t") == 1
         assert ledger.count_undelivered(SWEEP, "another") == 2
 
+    def test_what_is_superseded_is_stale_wherever_it_may_be(self, ledger: Ledger) -> None:
+        ledger.create_sweep(name="other", study="{}", study_hash="", created_at=NOW)
+        for name in (SWEEP, "other"):
+            ledger.save_trials(name, [ended(number) for number in range(3)])
+            for target in ("t", "u"):
+                ledger.mark_begun(name, target, ["parent"])
+            ledger.mark_done(name, "t", {str(ended(1).key): "run1", str(ended(2).key): "run2"})
+        gone = str(ended(1).key)
+        ledger.supersede(SWEEP, [ended(1).key])
+        assert ledger.trials(SWEEP) == [ended(0), ended(2)]
+        assert [record.key.number for record in ledger.trials("other")] == [0, 1, 2]
+        for target in ("t", "u"):
+            assert set(ledger.deliveries(SWEEP, target, state="stale")) == {gone}
+            assert not ledger.deliveries("other", target, state="stale")
+        assert ledger.targets(SWEEP) == {"t": 3, "u": 2}
+        # Nobody who looked before takes it for delivered, whatever he is at.
+        ledger.save_trials(SWEEP, [trial(1), trial(1, state=State.RUNNING), ended(1, seed=5)])
+        assert ledger.mark_begun(SWEEP, "t", [gone, str(ended(0).key)]) == {str(ended(0).key)}
+        ledger.mark_done(SWEEP, "t", {gone: "run1"})
+        assert [record.key.number for record in ledger.undelivered(SWEEP, "t", 9)] == [0, 1]
+        ledger.mark_discarded(SWEEP, "t", [gone])
+        assert ledger.mark_begun(SWEEP, "t", [gone]) == {gone}
+        ledger.mark_done(SWEEP, "t", {gone: "run9"})
+        assert ledger.deliveries(SWEEP, "t")[gone].run_id == "run9"
+        assert [record.key.number for record in ledger.undelivered(SWEEP, "t", 9)] == [0]
+
     def test_oldest_first_up_to_the_limit(self, ledger: Ledger) -> None:
         ends = {0: NOW + 3, 1: NOW + 1, 2: NOW + 2}
         ledger.save_trials(SWEEP, [replace(ended(n), outcome=outcome(ended_at=end)) for n, end in ends.items()])
@@ -513,6 +582,8 @@ class TestAway:
         me = Holder.current()
         ledger.save_trials(SWEEP, [trial(0, state=State.RUNNING, attempts=1), trial(1)])
         ledger.acquire_lease(SWEEP, "delivery", holder=me, now=NOW)
+        ledger.mark_begun(SWEEP, "s", ["parent"])
+        ledger.supersede(SWEEP, [trial(7).key])
         write, lost = ledger._write, 0
         ledger._patience, clock = self.patience()
 

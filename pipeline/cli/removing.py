@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import TrackerAway, UserError
+from ..errors import TrackerAway
 from .common import (
     SWEEPS,
     Address,
@@ -40,19 +40,17 @@ def delete(
     where, screen = make_where(workdir, tracking=mlflow), make_console()
     keep = keep_mlflow or mlflow == "none"
     remains = removal.find(name, where)
-    if as_json:
-        facts = {"sweep": name, "trials": remains.trials, "runs": dict(remains.runs), "files": remains.files}
-        print(json.dumps({**facts, "bytes": remains.bytes, "removed": yes}, sort_keys=True))
     if yes:
         say = (lambda _: None) if as_json else (lambda line: screen.print(escaped(line), soft_wrap=True))
         try:
             removal.remove(name, where, keep_runs=keep, say=say)
         except TrackerAway as error:
-            raise UserError(
-                f"{error} Ledger and files are as they were. Try later, or leave the runs with --keep-mlflow."
-            ) from error
-        return
+            remedy = "Try later, or leave the runs where they are with --keep-mlflow."
+            raise TrackerAway(f"{error} Ledger and files are as they were. {remedy}") from error
     if as_json:
+        facts = {"sweep": name, "trials": remains.trials, "runs": dict(remains.runs), "files": remains.files}
+        print(json.dumps({**facts, "bytes": remains.bytes, "removed": yes}, sort_keys=True))
+    if yes or as_json:
         return
     lines = [] if remains.trials is None else [f"ledger   {remains.trials:,} trials"]
     for target, runs in remains.runs.items():
