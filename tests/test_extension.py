@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.browse import subject_of
 from pipeline.config import load_study
+from pipeline.delivery import DeliveryReport, check, deliver_pending, finish, sweep_run
 from pipeline.errors import LeaseHeldError, SweepConflictError
 from pipeline.extension import Extension, extension_of, lasting_hash
 from pipeline.launch import RunReport, Where, load_study_data, open_ledger, run
@@ -21,8 +25,9 @@ from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Phase
 from pipeline.report.progress import SilentProgress
 from pipeline.results import Results, describe
+from pipeline.tracking.null_tracker import NullTracker
 
-from .sweeps import MEDIAN, json_of, read, run_here, study_file
+from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started, wait_for
 
 SMALL: dict[str, Any] = {
     "scientific": {"scale": ["log_variance", "log_std"], "latent_dim": [2]},
@@ -97,10 +102,13 @@ BASES: dict[str, dict[str, Any]] = {
     "less than the start-up": {"search": {"trials": 2, "startup": 6, "lag": 3}},
     "a start": {"search": {"start": [{"learning_rate": 0.002}]}},
 }
+USUAL = [("tpe with the median rule", "trials"), ("qmc", "trials"), ("tpe", "arms"), ("tpe", "all of it")]
 CASES = [(base, "trials") for base in BASES] + [("tpe", more) for more in MORE if more != "trials"]
 
 
-@pytest.mark.parametrize(("base", "more"), CASES)
+@pytest.mark.parametrize(
+    ("base", "more"), [case if case in USUAL else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_an_extended_sweep_is_a_fresh_larger_one(tmp_path: Path, base: str, more: str) -> None:
     small, large = file_of(tmp_path / "s", BASES[base]), file_of(tmp_path / "l", BASES[base], MORE[more])
     before = run_here(small, tmp_path / "work", executor="simulated", slots=4)
@@ -261,3 +269,82 @@ def assert_compare_is_honest(workdir: Path) -> None:
                 r for r in results.records if (r.key.arm, r.key.replicate) == (record.key.arm, record.key.replicate)
             ]
             assert sum(r.key.phase is Phase.SEARCH and r.state in ENDED for r in mine) == results.study.search.trials
+
+
+# --------------------------------------------------------------------------------------------- trackers
+
+
+@pytest.mark.parametrize("writes", [6, 14, 33])
+def test_trackers_have_the_larger_sweep_once(tmp_path: Path, writes: int) -> None:
+    """The smaller sweep is delivered, the extension dies after so many writes, what is there is delivered, ..."""
+    workdir, large = tmp_path / "work", file_of(tmp_path / "l", MORE["all of it"])
+    run_here(file_of(tmp_path / "s"), workdir, executor="simulated")
+    where, tracker = Where(WorkPaths.at(workdir)), NullTracker()
+    with open_ledger(where) as ledger:
+
+        def deliver(results: Results) -> DeliveryReport:
+            report = deliver_pending(ledger, tracker, subject_of(results, where))
+            if not report.extended and read(workdir).sweep.status == "finished":
+                finish(ledger, tracker, subject_of(results, where), files={}, metrics={})
+                assert check(ledger, tracker, subject_of(results, where)) == []
+            return report
+
+        small = read(workdir)
+        assert deliver(small).delivered == len(small.records)
+        parent = sweep_run(small.sweep, subject_of(small, where))
+        before = {run.ledger_id: run.run_id for run in tracker.recorded(parent)}
+        interrupted(large, workdir, writes)
+        assert deliver(small).extended  # as one that has gone on beside it
+        deliver(read(workdir))
+        after = extend_here(large, workdir)[0].results
+        deliver(after)
+        now = {run.ledger_id: run.run_id for run in tracker.recorded(parent)}
+    assert len(now) == len(after.records) + 1
+    same, other = kept(small, after)
+    assert other
+    assert {key for key in before if before[key] == now[key]} == {
+        parent.ledger_id, *(f"{parent.ledger_id}/{key}" for key in same)
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_in_the_middle_of_a_real_one(tmp_path: Path, seed: int) -> None:
+    """Real training, real processes, the embedded MLflow store."""
+    sizes = {"search": {"trials": 8}, "train": {"epochs": 40}, "confirm": {"candidates": 3}}
+    small = file_of(tmp_path / "s", {"train": {"epochs": 40}})
+    large = file_of(tmp_path / "l", sizes, {"scientific": {"scale": ["log_variance", "log_std", "raw_variance"]}})
+    fresh = run_here(large, tmp_path / "fresh", slots=8)
+    workdir, log, rng = tmp_path / "work", tmp_path / "log", random.Random(seed)
+    vae_sweep("run", small, "--workdir", workdir, "--executor", "inline", "--slots", "4")
+    before = read(workdir)
+    words = ("run", large, "--workdir", workdir, "--executor", "inline", "--slots", "4", "--extend")
+    for _ in range(5):
+        process = vae_sweep_started(*words, log=log)
+        wait_for(partial(has_moved_on, process, workdir, ended_in(workdir) + rng.randrange(6)))
+        time.sleep(rng.random())
+        process.kill()
+        assert process.wait() in (-9, 0), log.read_text()
+    said = vae_sweep(*words).stdout
+    assert "Traceback" not in said + log.read_text()
+    after = read(workdir)
+    assert numbers(after) == numbers(fresh)
+    assert json_of(after) == json_of(fresh)
+    assert vae_sweep("compare", "small", "--workdir", workdir, "--json").stdout == json_of(fresh)
+    same, _ = kept(before, after)
+    assert {str(r.key) for r in before.records if r.key.phase is Phase.SEARCH} <= same
+    trees = [files_of(folder / "small" / "trials") for folder in (workdir, tmp_path / "fresh")]
+    assert trees[0] == trees[1]
+    assert "agree" in vae_sweep("sync", "small", "--workdir", workdir, "--check").stdout
+
+
+def ended_in(workdir: Path) -> int:
+    return sum(record.state in ENDED for record in records(workdir))
+
+
+def has_moved_on(process: subprocess.Popen[bytes], workdir: Path, ended: int) -> bool:
+    return process.poll() is not None or ended_in(workdir) >= ended
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
