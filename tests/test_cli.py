@@ -27,7 +27,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     done = vae_sweep("--help")
-    for verb in ("plan", "run", "list", "status", "show", "stop", "compare", "best", "train", "ui", "sync"):
+    for verb in ("plan", "run", "list", "status", "show", "stop", "delete", "compare", "best", "train", "ui", "sync"):
         assert verb in done.stdout
     heavy = {"torch", "ray", "optuna", "sklearn", "mlflow", "sqlalchemy", "scipy", "numpy", "pydantic"}
     code = "import sys; sys.argv = ['vae-sweep', '--help']; import pipeline.cli as c\n"

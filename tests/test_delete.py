@@ -63,8 +63,8 @@ def test_everywhere_and_the_name_is_free_again(workdir: Path, tmp_path: Path) ->
     assert names(workdir) == ["other"] and folders(workdir) == {"other"}
     tracker = MlflowTracker.connect(WorkPaths.at(workdir).mlflow_url)
     assert not tracker.pages_of("small") and tracker.pages_of("other")
-    for words in ((), ("--yes",)):
-        code, _, err = delete(workdir, *words)
+    for more in ((), ("--yes",)):
+        code, _, err = delete(workdir, *more)
         assert code == 2 and "No sweep named 'small'" in err and "other" in err
     assert json_of(run_here(study_file(tmp_path, **TINY), workdir, executor="simulated")) == before
     for name in ("small", "other"):

@@ -28,6 +28,9 @@ from pipeline.results import Results, describe
 from pipeline.tracking.null_tracker import NullTracker
 
 from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started, wait_for
+from .test_tracking import server
+
+__all__ = ["server"]
 
 SMALL: dict[str, Any] = {
     "scientific": {"scale": ["log_variance", "log_std"], "latent_dim": [2]},
@@ -308,18 +311,22 @@ def test_trackers_have_the_larger_sweep_once(tmp_path: Path, writes: int) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_9_in_the_middle_of_a_real_one(tmp_path: Path, seed: int) -> None:
-    """Real training, real processes, the embedded MLflow store."""
-    sizes = {"search": {"trials": 8}, "train": {"epochs": 40}, "confirm": {"candidates": 3}}
-    small = file_of(tmp_path / "s", {"train": {"epochs": 40}})
+@pytest.mark.parametrize("tracked", ["in a file", "by a server"])
+def test_kill_9_in_the_middle_of_a_real_one(
+    tmp_path: Path, tracked: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real training, real processes, real MLflow."""
+    if tracked == "by a server":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server")[0])
+    sizes = {"search": {"trials": 8}, "train": {"epochs": 20}, "confirm": {"candidates": 3}}
+    small = file_of(tmp_path / "s", {"train": {"epochs": 20}})
     large = file_of(tmp_path / "l", sizes, {"scientific": {"scale": ["log_variance", "log_std", "raw_variance"]}})
     fresh = run_here(large, tmp_path / "fresh", slots=8)
-    workdir, log, rng = tmp_path / "work", tmp_path / "log", random.Random(seed)
+    workdir, log, rng = tmp_path / "work", tmp_path / "log", random.Random(0)
     vae_sweep("run", small, "--workdir", workdir, "--executor", "inline", "--slots", "4")
     before = read(workdir)
     words = ("run", large, "--workdir", workdir, "--executor", "inline", "--slots", "4", "--extend")
-    for _ in range(5):
+    for _ in range(3):
         process = vae_sweep_started(*words, log=log)
         wait_for(partial(has_moved_on, process, workdir, ended_in(workdir) + rng.randrange(6)))
         time.sleep(rng.random())

@@ -176,7 +176,7 @@ class TestContract:
         for _ in range(2):
             assert tracker.record_sweep(larger) == first
             (parent,) = [found for found in tracker.recorded(larger) if found.run_id == first]
-            assert (parent.status, parent.artifacts) == ("RUNNING", {"study.yaml"})
+            assert parent.status == "RUNNING" and parent.artifacts == {"study.yaml"}
         tracker.record_sweep(larger, SweepEnd("FINISHED", T0 + 199))
         assert [found.status for found in tracker.recorded(larger)] == ["FINISHED", "FINISHED"]
 
