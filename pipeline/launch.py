@@ -48,6 +48,7 @@ AUTOMATIC_SLOTS = 32
 """slots that `plan` takes a worker to have when each measures for itself how many pay (packed/tuning.py)"""
 DELIVERY_PATIENCE_SECONDS = 600.0
 EXTENDED = "the result will be that of a fresh sweep of this study"
+EXTENDED_MIXED = "workers with different numerics took part, so a fresh sweep of this study may end otherwise"
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
 
 
@@ -193,7 +194,8 @@ def _extended(ledger: Ledger, study: Study, dataset: DataSet, paths: WorkPaths) 
     finally:
         ledger.release_lease(name, "driver", holder)
     again = [extension.again] if extension.again else []
-    return [f"sweep {name} is extended: {'; '.join(extension.added)}", *again, EXTENDED]
+    end = EXTENDED if found.reproducible else EXTENDED_MIXED
+    return [f"sweep {name} is extended: {'; '.join(extension.added)}", *again, end]
 
 
 def _conflict(study: Study, paths: WorkPaths, differences: Sequence[str], remedy: str) -> SweepConflictError:

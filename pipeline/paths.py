@@ -5,6 +5,7 @@
       mlflow.db, mlartifacts/   the embedded MLflow store
       NAME/study.yaml           the resolved study
       NAME/delivery.log         what the background delivery printed
+      .NAME.removed/            what an interrupted `delete` left
       NAME/trials/ARM/REPLICATE/PHASE/NUMBER/samples.png, reconstructions.png, model.safetensors
 
 Knows nothing about what the files hold.

@@ -217,6 +217,8 @@ def standing(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     known = {arm.id: arm for arm in arms(study)}
     kept: set[TrialKey] = set()
     for (arm, replicate), mine in by_search.items():
+        if arm not in known:  # a larger study has begun since the caller read this one
+            continue
         if (arm, replicate) in confirmed:
             kept |= Stages(study, known[arm], replicate, mine).taken
         else:
