@@ -272,6 +272,8 @@ class SearchSection(_Section):
     """trial n of a model-based sampler is asked with exactly trials 0..n-lag told"""
     replicates: Count = 3
     """independent searches of every arm: the unit that statements about arms rest on"""
+    streams: Literal["common", "independent"] = "common"
+    """common: all arms draw the same random numbers; independent: each its own, as tests of the comparison need"""
     pruner: Annotated[Text, _named("pruner")] = "none"
     pruner_startup: Whole = 4
     """complete trials before the stopping rule may stop one"""
@@ -410,6 +412,8 @@ def _question(resolved: Mapping[str, Any]) -> dict[str, Any]:
     asked = {key: value for key, value in resolved.items() if key not in ("name", "question")}
     unasked = ("name", "path", "id", "kind", "pixels", "images")
     asked["data"] = {k: v for k, v in resolved["data"].items() if k not in unasked}
+    # Studies from before there was a choice had common streams: the same question.
+    asked["search"] = {k: v for k, v in resolved["search"].items() if (k, v) != ("streams", "common")}
     return asked
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from .comparison import Comparison, compare
+from .comparison import Against, Comparison, Side, compare, compare_sweeps
 from .config import HYPERPARAMETERS, Study, resolved, study_mapping, study_of
 from .data.dataset import DataSet
 from .errors import UserError
@@ -54,6 +54,18 @@ class Results:
             f"A trial is named ARM/REPLICATE/PHASE/NUMBER, but got {text!r}: {what}. Some: {some or '(none yet)'}."
         )
 
+    def every_pair(self) -> Comparison:
+        """The comparison with every pair of arms that is matched, not only those with a baseline."""
+        return compare_records(self.study, json.loads(self.sweep.study)["data"], self.records, all_pairs=True)
+
+    def against(self, other: Results) -> Against:
+        """This sweep against another one. Raises UserError where their numbers cannot be compared."""
+        return compare_sweeps(self._side, other._side)
+
+    @property
+    def _side(self) -> Side:
+        return Side(self.sweep.name, json.loads(self.sweep.study), self.comparison, self.sweep.fingerprint)
+
     def pick(self) -> Pick:
         """The configuration to take; see picking.py."""
         return pick(self.comparison, self.records)
@@ -86,7 +98,9 @@ def load_results(ledger: Ledger, name: str) -> Results:
     return Results(sweep, study, arms(study), records, compare_records(study, plain["data"], records))
 
 
-def compare_records(study: Study, data: Mapping[str, Any], records: tuple[TrialRecord, ...]) -> Comparison:
+def compare_records(
+    study: Study, data: Mapping[str, Any], records: tuple[TrialRecord, ...], *, all_pairs: bool = False
+) -> Comparison:
     """The comparison of a study's arms. `data`: the facts that `describe` noted."""
     every = arms(study)
     return compare(
@@ -101,6 +115,9 @@ def compare_records(study: Study, data: Mapping[str, Any], records: tuple[TrialR
         margin_nats=study.compare.equivalence_margin_nats,
         pixels=None if data["kind"] == "real" else int(data["pixels"]),
         test_images=int(data["images"][2]),
+        likelihood=study.model.likelihood,
+        streams=study.search.streams,
+        all_pairs=all_pairs,
     )
 
 

@@ -74,11 +74,19 @@ def hyperparameters(study: Study, arm: Arm, params: Params) -> dict[str, Value]:
     return {**fixed, **arm.values, **params}
 
 
-def trial_seed(study: Study, phase: Phase, replicate: int, index: int) -> int:
-    """Seed of a training. The same for all arms: they are compared on common random numbers."""
+def stream_seed(study: Study, arm: Arm | None) -> int:
+    """What an arm's searches and trainings derive their seeds from: the study's seed, so that arms are compared on
+    common random numbers, unless the study asks for independent streams."""
+    if arm is None or study.search.streams == "common":
+        return study.seed
+    return derive_seed(study.seed, "stream", arm.id)
+
+
+def trial_seed(study: Study, phase: Phase, replicate: int, index: int, arm: Arm | None = None) -> int:
+    """Seed of a training; the same for all arms where streams are common."""
     if study.train.seed is not None:
         return study.train.seed
-    return derive_seed(study.seed, "trial", phase, replicate, index)
+    return derive_seed(stream_seed(study, arm), "trial", phase, replicate, index)
 
 
 # ------------------------------------------------------------------------------------------- counts

@@ -16,7 +16,7 @@ from .config import Study
 from .picking import choose, shortlist
 from .records import ENDED, Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, TrialTask, canonical_json
 from .search.study import Proposal, Search, Told
-from .space import Arm, arms, has_shortlist, hyperparameters, search_trials, trial_seed
+from .space import Arm, arms, has_shortlist, hyperparameters, search_trials, stream_seed, trial_seed
 
 METRIC_CURVE = "val/elbo"
 
@@ -50,7 +50,7 @@ class Stages:
             pruner_startup=study.search.pruner_startup,
             pruner_warmup_epochs=study.search.pruner_warmup_epochs,
             epochs=cast(int, self._fixed["epochs"]),
-            seed=study.seed,
+            seed=stream_seed(study, arm),
             replicate=replicate,
             start=study.search.start,
         )
@@ -192,7 +192,7 @@ class Stages:
 
     def _new(self, phase: Phase, number: int, seed_index: int, params: Params) -> TrialRecord:
         key = TrialKey(self.arm.id, self.replicate, phase, number)
-        return TrialRecord(key, params, trial_seed(self._study, phase, self.replicate, seed_index))
+        return TrialRecord(key, params, trial_seed(self._study, phase, self.replicate, seed_index, self.arm))
 
     def _of(self, phase: Phase) -> list[TrialRecord]:
         found = [record for record in self.records.values() if record.key.phase is phase]

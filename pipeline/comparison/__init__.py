@@ -1,29 +1,39 @@
-"""What a sweep's repeats say about its arms: intervals.py has the statistics, verdicts.py makes the comparison."""
+"""What a sweep's repeats say about its arms.
 
-from .intervals import MANY_REPLICATES, POWER, Estimate, detectable_difference, estimate
-from .verdicts import (
-    ArmResult,
-    Basis,
-    Comparison,
-    Pair,
-    ReplicateResult,
-    Verdict,
-    compare,
-    metric_value,
-    to_json,
+intervals.py has the statistics and coverage.py how far they can be relied on; arms.py and verdicts.py make the
+comparison of a sweep, against.py that of two sweeps; results.py is what they find.
+"""
+
+from .against import Against, Side, compare_sweeps
+from .arms import metric_value
+from .intervals import (
+    BOOTSTRAP_COUNT,
+    MANY_REPLICATES,
+    POWER,
+    Estimate,
+    Probability,
+    detectable_difference,
+    estimate,
 )
+from .results import ArmResult, Basis, Comparison, Pair, ReplicateResult, Verdict, to_json
+from .verdicts import compare
 
 __all__ = [
+    "BOOTSTRAP_COUNT",
     "MANY_REPLICATES",
     "POWER",
+    "Against",
     "ArmResult",
     "Basis",
     "Comparison",
     "Estimate",
     "Pair",
+    "Probability",
     "ReplicateResult",
+    "Side",
     "Verdict",
     "compare",
+    "compare_sweeps",
     "detectable_difference",
     "estimate",
     "metric_value",
