@@ -120,15 +120,50 @@ def stop(name: Name, workdir: Workdir = SWEEPS, address: Address = None) -> None
 
 
 @app.command()
-def compare(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
+def compare(
+    name: Name,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Also every pair of arms that is matched.")] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="Each arm against the same one of another sweep instead.")
+    ] = None,
+    workdir: Workdir = SWEEPS,
+    as_json: AsJson = False,
+    address: Address = None,
+) -> None:
     """The comparison of all arms; provisional while the sweep runs."""
     from ..comparison import to_json
 
+    if against is not None and all_pairs:
+        raise UserError("compare takes --against OTHER or --all-pairs, not both: run it twice.")
     with open_results(name, workdir) as results:
+        if against is not None:
+            _compare_with(results, against, workdir, as_json)
+            return
+        found = results.every_pair() if all_pairs else results.comparison
         if as_json:
-            sys.stdout.write(to_json(results.comparison))
-        else:
-            print_comparison(make_console(), results)
+            sys.stdout.write(to_json(found))
+            return
+        console = make_console()
+        print_comparison(console, results)
+        if all_pairs:
+            from ..report.comparison import pairs_table
+
+            console.print(pairs_table(found, console.width))
+
+
+def _compare_with(results: Any, other: str, workdir: Path, as_json: bool) -> None:
+    from ..comparison import to_json
+    from ..report.comparison import against_table
+    from ..report.verdicts import verdict_text
+
+    with open_results(other, workdir) as others:
+        found = results.against(others)
+    if as_json:
+        sys.stdout.write(to_json(found))
+        return
+    console = make_console()
+    console.print(against_table(found, console.width))
+    console.print(verdict_text(found))
 
 
 @app.command()
