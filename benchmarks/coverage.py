@@ -1,6 +1,6 @@
 """How often the intervals of `compare` hold: writes pipeline/comparison/coverage_table.py.
 
-    python -m benchmarks.coverage            about 10 minutes on one core
+    python -m benchmarks.coverage            about 3 minutes on one core
     python -m benchmarks.coverage --draws 2000
 
 For each distribution and number of values: the share of 95% intervals that hold the true mean, and the skewness that
@@ -64,14 +64,14 @@ def share(found: Sequence[Sample | None], truth: float) -> float:
     return sum(held) / len(held) if held else math.nan
 
 
-def measure(name: str, count: int, draws: int) -> tuple[float, float, float]:
+def measure(name: str, count: int, draws: int, seed: int = 0) -> tuple[float, float, float]:
     """Coverage of t intervals, of bootstrap intervals (NaN below their least count), and the skewness of samples."""
     draw, truth = DISTRIBUTIONS[name]
-    rng = np.random.default_rng(derive_seed("coverage", name, count))
+    rng = np.random.default_rng(derive_seed("coverage", name, count, seed))
     samples = [[float(value) for value in draw(rng, count)] for _ in range(draws)]
     fewer = samples[: draws // 5 if count >= BOOTSTRAP_COUNT else 0]
     student = [sample(values) for values in samples]
-    bootstrap = [sample(values, seed, RESAMPLES) for seed, values in enumerate(fewer)]
+    bootstrap = [sample(values, number, RESAMPLES) for number, values in enumerate(fewer)]
     below = float(np.quantile([skewness(values) for values in samples], 0.9))
     return share(student, truth), share(bootstrap, truth), below
 

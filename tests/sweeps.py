@@ -18,13 +18,15 @@ from unittest.mock import patch
 import yaml
 
 from pipeline.cli import main
-from pipeline.comparison import to_json
+from pipeline.comparison import Comparison, to_json
+from pipeline.config import Study
 from pipeline.launch import Where, open_ledger, run
 from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
-from pipeline.records import TrialRecord
+from pipeline.records import Phase, State, TrialRecord
 from pipeline.report.progress import SilentProgress
 from pipeline.results import Results, compare_records, load_results
+from pipeline.space import has_shortlist, search_trials
 
 STUDY: dict[str, Any] = {
     "version": 1,
@@ -57,7 +59,25 @@ def run_here(file: Path, workdir: Path, **options: Any) -> Results:
     where = Where(WorkPaths.at(workdir), **{"executor": "inline", "tracking": "none", **options})
     report = run(file, [], where, SilentProgress())
     assert report.finished
+    check_budgets(report.results.study, report.results.comparison)
     return report.results
+
+
+def check_budgets(study: Study, comparison: Comparison) -> None:
+    """Equal budgets, to the trial, in every arm of a sweep that has ended.
+
+    A search with fewer converged trials than candidates has a smaller shortlist: there is nothing else to train again.
+    """
+    confirm, searches = study.confirm, study.search.replicates
+    for arm in comparison.arms:
+        ended = {phase: sum(arm.ended[phase].values()) for phase in Phase}
+        assert len(arm.replicates) == searches, arm.label
+        assert ended[Phase.SEARCH] == searches * search_trials(study), arm.label
+        assert ended[Phase.REPEAT] == searches * confirm.repeats, arm.label
+        full = searches * confirm.candidates * confirm.candidate_seeds if has_shortlist(study) else 0
+        lost = sum(arm.ended[Phase.SEARCH].values()) - arm.ended[Phase.SEARCH][State.COMPLETE]
+        assert ended[Phase.SHORTLIST] <= full, arm.label
+        assert ended[Phase.SHORTLIST] == full or lost, arm.label
 
 
 def json_of(results: Results) -> str:
@@ -68,7 +88,10 @@ def json_of(results: Results) -> str:
 def read(workdir: Path, name: str = "small") -> Results:
     """A sweep as its ledger has it."""
     with open_ledger(Where(WorkPaths.at(workdir))) as ledger:
-        return load_results(ledger, name)
+        results = load_results(ledger, name)
+    if results.sweep.status == "finished":
+        check_budgets(results.study, results.comparison)
+    return results
 
 
 def having(results: Results, records: Sequence[TrialRecord]) -> Results:

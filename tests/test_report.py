@@ -76,7 +76,7 @@ MIXED: Table = {
 class TestSentences:
     def test_every_verdict_in_words(self) -> None:
         sentences = verdict_sentences(compared(MIXED))
-        population, log_std, softplus_std, raw_variance, lost = sentences
+        population, lost, log_std, softplus_std, raw_variance = sentences
         assert "over searches (5 an arm) and training seeds, on this split of 270 test images" in population
         assert "held at 5% over 6 comparisons" in population
         assert log_std == (
@@ -118,7 +118,7 @@ class TestSentences:
         arm = row(-109, spread=0.2)
         arm[0] = [-109.0, None]
         arm[1] = [None, -109.1]
-        (_, sentence, lost) = verdict_sentences(compared({("a", 2): row(-110), ("b", 2): arm}))
+        (_, lost, sentence) = verdict_sentences(compared({("a", 2): row(-110), ("b", 2): arm}))
         assert "undecided against a" in sentence and "lost repeats ranked last" in sentence
         assert "b latent_dim=2 2 of 10 diverged" in lost
 
