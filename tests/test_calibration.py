@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -112,7 +112,9 @@ class TestSimulatedSweeps:
         found = simulated(study_of(tmp_path, momentum=[0.0, 0.5], streams="independent"), 0)
         one, other = ([value for r in arm.replicates for value in r.values] for arm in found.arms)
         assert len({*one, *other}) == len(one) + len(other) == 16
-        assert found.streams == "independent" and found.arms[0].replicates[0].params != found.arms[1].replicates[0].params
+        assert (
+            found.streams == "independent" and found.arms[0].replicates[0].params != found.arms[1].replicates[0].params
+        )
 
     def test_a_real_difference_is_found(self, tmp_path: Path) -> None:
         study = study_of(tmp_path, momentum=[0.0, 0.5], streams="independent", replicates=6)
@@ -161,7 +163,9 @@ def test_the_committed_table_says_what_intervals_may_be_shown() -> None:
             for table in (STUDENT, BOOTSTRAP):
                 assert 0.93 <= table[name][COUNTS.index(count)] <= 0.97
     assert all(len(row) == len(COUNTS) for table in (STUDENT, BOOTSTRAP, SKEWNESS) for row in table.values())
-    assert set(DISTRIBUTIONS) == set(STUDENT) == set(BOOTSTRAP) == set(SKEWNESS) and set(SKEWED) == set(STUDENT) - {"t3"}
+    assert set(DISTRIBUTIONS) == set(STUDENT) == set(BOOTSTRAP) == set(SKEWNESS) and set(SKEWED) == set(STUDENT) - {
+        "t3"
+    }
 
 
 def test_no_interval_is_given_that_holds_too_rarely() -> None:
@@ -182,7 +186,7 @@ def test_no_interval_is_given_that_holds_too_rarely() -> None:
 class TestRealSweeps:
     """Twenty sweeps on digits: nothing is made up."""
 
-    CHANGES: dict[str, Any] = {
+    CHANGES: ClassVar[dict[str, Any]] = {
         "data": {"name": "digits", "split": [200, 70, 70]},
         "train": {"epochs": 3, "batch_size": 50},
         "scientific": {"momentum": [0.0, 0.5], "scale": ["log_std"], "latent_dim": [2]},

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.comparison import (
     estimate,
     to_json,
 )
-from pipeline.comparison.intervals import holm, more_replicates, p_equivalence, p_two_sided
+from pipeline.comparison.intervals import holm, more_replicates, p_equivalence, p_two_sided, probability, welch
 from pipeline.config import load_study
 from pipeline.errors import UserError
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord
@@ -144,6 +145,194 @@ class TestNumbers:
         power = np.mean([p_two_sided(list(map(float, row))) <= 0.05 for row in rows])
         assert power == pytest.approx(0.8, abs=0.05)
         assert detectable_difference(sd=1.0, replicates=1, alpha=0.05, pairs=1) == math.inf
+
+
+class TestBootstrap:
+    """From twenty values on, where a seed is given."""
+
+    SKEWED = tuple(float(v) for v in np.random.default_rng(5).exponential(size=25))
+
+    def test_interval_and_p_value_agree_to_the_resample(self) -> None:
+        for shift in np.linspace(0.5, 1.5, 41):
+            values = [value - float(shift) for value in self.SKEWED]
+            found = estimate(values, 0.05, 7)
+            assert found is not None and found.low is not None and found.high is not None
+            assert found.method == "bootstrap" and (found.low <= 0 <= found.high) == (p_two_sided(values, 7) > 0.05)
+            wide = estimate(values, 0.1, 7)
+            assert wide is not None and wide.low is not None and wide.high is not None
+            inside = wide.low > -0.4 and wide.high < 0.4
+            assert inside == (p_equivalence(values, 0.4, 7) <= 0.05), "two one-sided tests are the 90% interval"
+
+    def test_same_seed_same_bits_and_mirrored_values_mirror(self) -> None:
+        found, again = estimate(self.SKEWED, 0.05, 7), estimate(list(self.SKEWED), 0.05, 7)
+        mirrored = estimate([-value for value in self.SKEWED], 0.05, 7)
+        assert found is not None and found == again and mirrored is not None and found.high is not None
+        assert mirrored.low == pytest.approx(-found.high, rel=1e-12)
+        assert found != estimate(self.SKEWED, 0.05, 8)
+
+    def test_near_t_for_many_normal_values(self) -> None:
+        values = [float(v) for v in np.random.default_rng(0).normal(size=200)]
+        found, plain = estimate(values, 0.05, 1), estimate(values, 0.05)
+        assert found is not None and plain is not None and found.high is not None and plain.high is not None
+        assert found.high - found.mean == pytest.approx(plain.high - plain.mean, rel=0.05)
+
+    def test_far_out_the_p_value_is_that_of_t(self) -> None:
+        """Holm over hundreds of pairs needs smaller p-values than 10 000 resamples can give."""
+        values = [value + 30 for value in self.SKEWED]
+        assert 0 < p_two_sided(values, 7) < 1e-12
+
+    def test_fewer_values_or_no_seed_is_t(self) -> None:
+        assert estimate(self.SKEWED[:19], 0.05, 7) == estimate(self.SKEWED[:19], 0.05)
+        plain = estimate(self.SKEWED, 0.05)
+        assert plain is not None and plain.method == "t"
+
+    def test_hardly_any_spread(self) -> None:
+        same = estimate([1.0] * 25, 0.05, 7)
+        assert same is not None and (same.low, same.high) == (1.0, 1.0) and p_two_sided([1.0] * 25, 7) == 0.0
+        nearly = [0.0] * 24 + [1.0]
+        found = estimate(nearly, 0.05, 7)
+        assert found is not None and found.low is None, "most resamples have no spread at all"
+        assert p_two_sided(nearly, 7) > 0.05
+
+    def test_replicates_of_a_sweep(self) -> None:
+        rng = np.random.default_rng(1)
+        tables = {arm: rng.normal(mean, 1, (24, 1)).tolist() for arm, mean in (("a", 0), ("b", 2), ("c", 0))}
+        one, other = (compared(tables, shuffle=random.Random(seed).shuffle) for seed in (1, 2))
+        assert to_json(one) == to_json(other)
+        assert [pair.verdict for pair in one.pairs] == [Verdict.BETTER, Verdict.UNDECIDED]
+        assert {pair.difference.method for pair in one.pairs if pair.difference} == {"bootstrap"}
+        assert {arm.estimate.method for arm in one.arms if arm.estimate} == {"bootstrap"}
+
+
+class TestWelch:
+    def test_against_scipy(self) -> None:
+        x, y = [0.3, -1.2, 2.4, 0.9], [1.7, 3.1, 2.2, 2.9, 1.1, 2.0]
+        found, theirs = welch(x, y), stats.ttest_ind(x, y, equal_var=False)
+        assert found is not None and found.p_differs() == pytest.approx(theirs.pvalue, rel=1e-12)
+        interval, shown = theirs.confidence_interval(0.9), found.estimate(0.1)
+        assert (shown.low, shown.high) == pytest.approx((interval.low, interval.high), rel=1e-12)
+        assert shown.method == "welch" and shown.count == 4 and shown.sd is None
+
+    def test_degenerate(self) -> None:
+        assert welch([], [1.0]) is None
+        single = welch([1.0], [2.0, 3.0])
+        assert single is not None and single.p_differs() == 1.0 and single.estimate(0.05).low is None
+        same = welch([1.0, 1.0], [2.0, 2.0])
+        assert same is not None and same.p_differs() == 0.0
+
+
+class TestProbability:
+    def test_against_scipy(self) -> None:
+        for wins, count in ((0, 3), (3, 3), (4, 9), (12, 30)):
+            found = probability(wins, count, 0.1)
+            theirs = stats.binomtest(wins, count).proportion_ci(0.9, method="wilson")
+            assert found is not None and (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        assert probability(0, 0, 0.05) is None
+
+    def chance(self, a: list[list[float | None]], b: list[list[float | None]]) -> tuple[float, int]:
+        found = compared({"a": a, "b": b}).pairs[0].probability
+        assert found is not None
+        return found.value, found.count
+
+    def test_a_tie_is_half_a_win_and_a_lost_replicate_loses(self) -> None:
+        assert self.chance([[1.0], [1.0], [1.0], [1.0]], [[2.0], [1.0], [0.0], [3.0]]) == (2.5 / 4, 4)
+        assert self.chance([[1.0], [1.0], [None]], [[None], [2.0], [None]]) == (1.5 / 3, 3)
+        assert self.chance([[1.0], [1.0], [None]], [[None], [None], [None]]) == (0.5 / 3, 3)
+
+    def test_of_one_search_it_is_over_repeats(self) -> None:
+        assert self.chance([[1.0, 1.0, None]], [[2.0, None, 0.0]]) == (2 / 3, 3)
+
+    def test_nothing_yet(self) -> None:
+        assert compared({"a": [[]], "b": [[]]}, n_repeats=1).pairs[0].probability is None
+
+
+class TestAllPairs:
+    def test_every_pair_of_a_context_and_a_family_of_its_own(self) -> None:
+        arms = [Arm(f"{s}{d}", {"scale": s, "latent_dim": d}) for d in (2, 8) for s in "abc"]
+        spread = {"a": around(-110, spread=0.1), "b": around(-109, spread=0.3), "c": around(-109, spread=0.3)}
+        records = [r for arm in arms for r in repeats(arm.id, spread[str(arm.values["scale"])])]
+        kept = {"metric": METRIC, "factors": ("scale",), "replicates": 6, "repeats": 2}
+        baselines = {arm.id: f"a{arm.values['latent_dim']}" for arm in arms}
+        every, usual = (
+            compare(arms=arms, baselines=baselines, records=records, all_pairs=asked, **kept)  # type: ignore[arg-type]
+            for asked in (True, False)
+        )
+        assert every.pairs == usual.pairs and usual.all_pairs == ()
+        assert [(p.arm, p.baseline) for p in every.all_pairs] == [
+            (f"{x}{d}", f"{y}{d}") for d in (2, 8) for x, y in ("ba", "ca", "cb")
+        ]
+        assert [p.verdict for p in every.all_pairs[:3]] == [Verdict.BETTER, Verdict.BETTER, Verdict.IDENTICAL]
+        first = every.all_pairs[0]
+        assert first.p == every.pairs[0].p and first.p_holm > every.pairs[0].p_holm, "more pairs, a stricter Holm"
+
+
+class TestWhatIsCompared:
+    def result(self, *, pixels: int | None, likelihood: str | None = None) -> Comparison:
+        arms = [Arm(name, {"likelihood": name}) for name in ("gaussian", "gaussian_learned")]
+        if likelihood:
+            arms = [Arm(arm.id, {"scale": arm.id}) for arm in arms]
+        return compare(
+            arms=arms,
+            baselines=dict.fromkeys(("gaussian", "gaussian_learned"), "gaussian"),
+            records=[r for arm in arms for r in repeats(arm.id, around(-1.0 if arm is arms[0] else 500.0))],
+            metric=METRIC,
+            factors=tuple(arms[0].values),
+            replicates=6,
+            repeats=2,
+            pixels=pixels,
+            likelihood=likelihood,
+        )
+
+    def test_densities_of_different_families_get_no_verdict(self) -> None:
+        found = self.result(pixels=None)
+        (pair,) = found.pairs
+        assert pair.verdict is Verdict.INCOMPARABLE and pair.difference is None and pair.p == pair.p_holm == 1.0
+        assert found.arms[1].likelihoods == ("gaussian_learned",) and found.arms[1].estimate is not None
+
+    def test_one_density_or_masses_of_the_same_values_do(self) -> None:
+        assert self.result(pixels=None, likelihood="gaussian").pairs[0].verdict is Verdict.BETTER
+        assert self.result(pixels=64).pairs[0].verdict is Verdict.BETTER
+
+    def test_a_tuned_likelihood_counts_as_chosen(self) -> None:
+        records = repeats("a", around(-1.0)) + repeats("b", around(-1.0))
+        tuned = [replace(r, params={"likelihood": f"gaussian{'_learned' * (r.key.arm == 'b')}"}) for r in records]
+        arms, kept = [Arm("a", {"scale": "a"}), Arm("b", {"scale": "b"})], {"metric": METRIC, "factors": ("scale",)}
+        found = compare(
+            arms=arms,
+            baselines={"a": "a", "b": "a"},
+            records=tuned,
+            replicates=6,
+            repeats=2,
+            **kept,  # type: ignore[arg-type]
+        )
+        assert found.pairs[0].verdict is Verdict.INCOMPARABLE
+
+    def test_error_over_images_is_the_mean_of_converged_repeats(self) -> None:
+        records = repeats("a", [[-1.0, -2.0, None]])
+        assert self.error(records) is None, "an old trial does not report it"
+        told = [
+            replace(r, outcome=replace(r.outcome, metrics={**r.outcome.metrics, f"{METRIC}_se": 1.0 + r.key.number}))
+            for r in records
+            if r.outcome is not None
+        ]
+        assert self.error(told) == 1.5
+
+    def error(self, records: list[TrialRecord]) -> float | None:
+        kept = {"metric": METRIC, "factors": ("scale",), "replicates": 1, "repeats": 3}
+        found = compare(arms=TWO[:1], baselines={"a": "a"}, records=records, **kept)  # type: ignore[arg-type]
+        return found.arms[0].image_se
+
+
+class TestSkewed:
+    def test_no_verdict_without_an_interval(self) -> None:
+        base = [[-110.0]] * 6
+        skewed: list[list[float | None]] = [[-109.0 + x] for x in (0.0, 0.01, 0.02, 0.01, 0.0, 30.0)]
+        (pair,) = compared({"a": base, "b": skewed}).pairs
+        assert pair.difference is not None and pair.difference.hidden and pair.difference.low is None
+        assert pair.verdict is Verdict.UNDECIDED and pair.p == pair.equivalence_p == 1.0
+        assert pair.more_replicates is None
+        found = compared({"a": base, "b": skewed}).arms[1].estimate
+        assert found is not None and found.low is None and found.sd is not None
 
 
 class TestVerdicts:

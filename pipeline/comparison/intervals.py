@@ -158,8 +158,8 @@ def _resampled(values: Sequence[float], seed: int, resamples: int) -> NDArray[np
     x = x - x.mean()
     drawn = x[np.random.Generator(np.random.PCG64(seed)).integers(len(x), size=(resamples, len(x)))]
     means, errors = drawn.mean(1), drawn.std(1, ddof=1) / math.sqrt(len(x))
-    least = np.finfo(np.float64).tiny  # a resample of one value only: as far out as can be
-    return np.sort(np.abs(means) / np.maximum(errors, least))
+    alone = errors <= 1e-12 * np.abs(x).max()  # one value only, over and over: as far out as can be
+    return np.sort(np.where(alone, np.inf, np.abs(means) / np.where(alone, 1.0, errors)))
 
 
 def estimate(values: Sequence[float], alpha: float, seed: int | None = None) -> Estimate | None:

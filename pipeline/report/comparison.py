@@ -119,8 +119,10 @@ def _caption(comparison: Comparison, width: int) -> str:
     over = "searches" if comparison.replicates > 1 else "repeats: chosen configurations only"
     converged = ", over the converged" if any(arm.repeats_lost for arm in comparison.arms) else ""
     notes = ["diverged: repeats · search trials" if lost else "nothing diverged"]
-    notes.append(f"± {100 * (1 - comparison.alpha):g}% interval over {over}{converged}")
-    notes += _skewed([arm.estimate for arm in comparison.arms] + [pair.difference for pair in comparison.pairs])
+    shown = [arm.estimate for arm in comparison.arms] + [pair.difference for pair in comparison.pairs]
+    how = "bootstrap" if any(one is not None and one.method == "bootstrap" for one in shown) else "t"
+    notes.append(f"± {100 * (1 - comparison.alpha):g}% {how} interval over {over}{converged}")
+    notes += _skewed(shown)
     notes += _image_errors(comparison, width)
     if width >= WIDER and comparison.pairs:
         notes.append("beats: share of replicates in which the arm beats its baseline, a tie half")
@@ -186,7 +188,7 @@ def against_table(found: Against, width: int = 100) -> RenderableType:
     _add_found(table, width)
     for pair in found.pairs:
         arm, base = ours[pair.arm], theirs[pair.baseline]
-        label = arm.label if arm.label == base.label else f"{arm.label}; there {base.label}"
+        label = arm.label if arm.id == base.id else f"{arm.label}; there {base.label}"
         means = [Text(plus_minus(side.estimate, digits_arm)) for side in (arm, base)]
         table.add_row(Text(label), *means, *_found(pair, digits, width))
     lines = [Text(f"  {line}") for line in found.differences]

@@ -77,7 +77,7 @@ def against_sentences(found: Against) -> list[str]:
     )
     for pair in found.pairs:
         arm, base = ours[pair.arm], theirs[pair.baseline]
-        other = found.against if arm.label == base.label else f"{found.against}: {base.label}"
+        other = found.against if arm.id == base.id else f"{found.against}: {base.label}"
         sentences.append(f"{arm.label}: {_clause(pair, other, '', arm, base, found, found.pairs)}.")
     return sentences
 
