@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.coverage import DISTRIBUTIONS, measure
 from pipeline.comparison import BOOTSTRAP_COUNT, Comparison, Verdict, estimate
 from pipeline.comparison.coverage_table import BOOTSTRAP, COUNTS, SKEWED, SKEWNESS, STUDENT
-from pipeline.config import Study, load_study
+from pipeline.config import Study, load_study, resolved, study_differences, study_hash
+from pipeline.config import study_of as study_of_resolved
 from pipeline.errors import StudyFileError
 from pipeline.records import Phase, State, TrialOutcome, TrialRecord
 from pipeline.results import compare_records
@@ -120,6 +121,16 @@ class TestSimulatedSweeps:
         study = study_of(tmp_path, momentum=[0.0, 0.5], streams="independent", replicates=6)
         found = [simulated(study, seed, lambda momentum: 6 * momentum).pairs[0].verdict for seed in range(5)]
         assert found.count(Verdict.BETTER) >= 4
+
+    def test_common_streams_are_the_question_of_studies_from_before(self, tmp_path: Path) -> None:
+        common, independent = (
+            resolved(study_of(tmp_path, momentum=[0.0, 0.5], streams=streams), data_sha256="", data_id="")
+            for streams in ("common", "independent")
+        )
+        before = {**common, "search": {k: v for k, v in common["search"].items() if k != "streams"}}
+        assert study_hash(before) == study_hash(common) != study_hash(independent)
+        assert study_differences(before, common) == []
+        assert study_of_resolved(before).search.streams == "common"
 
     def test_streams_are_one_of_two(self, tmp_path: Path) -> None:
         with pytest.raises(StudyFileError, match=r"search.streams: unknown value, got 'shared'.*common, independent"):

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.comparison import Comparison, compare
+from pipeline.comparison import Comparison, Verdict, compare
+from pipeline.comparison.coverage_table import COUNTS, STUDENT
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
+from pipeline.report.comparison import pairs_table
 from pipeline.report.plot import curve
 from pipeline.report.tables import (
     SweepLine,
@@ -34,7 +36,12 @@ def row(mean: float, spread: float = 0.1, count: int = 5) -> list[list[float | N
 
 
 def compared(
-    table: Table, *, repeats: int = 2, epochs: Mapping[str, int] | None = None, margin: float = 0.5
+    table: Table,
+    *,
+    repeats: int = 2,
+    epochs: Mapping[str, int] | None = None,
+    margin: float = 0.5,
+    all_pairs: bool = False,
 ) -> Comparison:
     """Arms by (scale, latent_dim), each against the first scale."""
     ids = {key: f"{key[0]}.{key[1]}" for key in table}
@@ -58,6 +65,7 @@ def compared(
         margin_nats=margin,
         pixels=64,
         test_images=270,
+        all_pairs=all_pairs,
     )
 
 
@@ -126,6 +134,40 @@ class TestSentences:
         table = {("a", 2): row(-110), **{(name, 2): row(-109.955, spread=0.065) for name in "bcdefgh"}}
         assert "not significant among 7 comparisons" in verdict_sentences(compared(table, margin=0.01))[1]
 
+    def test_skewed_values_are_marked_or_have_no_interval(self) -> None:
+        base = [[-110.0]] * 5
+        hidden: Table = {("a", 2): base, ("b", 2): [[-109.1], [-109.0], [-109.2], [-109.1], [-99.0]]}
+        found = compared(hidden, repeats=1)
+        assert verdict_sentences(found)[1] == (
+            "b: undecided against a at latent_dim=2 (+2.92; no interval and no verdict: with 5 values as skewed as "
+            f"these 95% intervals held in {100 * STUDENT['lognormal 1'][COUNTS.index(5)]:.1f}% of simulations; from 20 "
+            "replicates on a bootstrap is taken)."
+        )
+        text = render_text(comparison_table(found))
+        assert "without ±: too skewed" in text and "+2.92 ±" not in text
+        marked: Table = {("a", 2): base, ("b", 2): [[-109.0], [-109.1], [-109.15], [-109.0], [-108.6]]}
+        share = f"{100 * STUDENT['lognormal 0.5'][COUNTS.index(5)]:.1f}%"
+        (_, sentence) = verdict_sentences(compared(marked, repeats=1))
+        assert sentence.startswith("b: better than a") and f"held in {share} of simulations" in sentence
+        text = " ".join(render_text(comparison_table(compared(marked, repeats=1))).split())
+        assert f"hold in {share} or more" in text
+
+    def test_few_values_cannot_show_skewness(self) -> None:
+        few: Table = {("a", 2): row(-110, count=3), ("b", 2): row(-109, count=3)}
+        assert "3 values cannot show skewness" in render_text(comparison_table(compared(few)))
+        many: Table = {("a", 2): row(-110), ("b", 2): row(-109)}
+        assert "cannot show" not in render_text(comparison_table(compared(many)))
+
+    def test_unpaired_streams_and_other_densities(self) -> None:
+        found = compared({("a", 2): row(-110), ("b", 2): row(-109)})
+        population, _ = verdict_sentences(replace(found, streams="independent"))
+        assert "unpaired streams: each arm with random numbers of its own" in population
+        arms = tuple(replace(arm, likelihoods=(name,)) for arm, name in zip(found.arms, ("g", "h"), strict=True))
+        pair = replace(found.pairs[0], verdict=Verdict.INCOMPARABLE, difference=None)
+        (population, sentence) = verdict_sentences(replace(found, arms=arms, pairs=(pair,)))
+        assert sentence == "b: incomparable with a at latent_dim=2 (likelihoods g and h: other densities)."
+        assert "over 0 comparisons" in population
+
     def test_one_arm(self) -> None:
         assert verdict_sentences(compared({("a", 2): row(-1)})) == ["There is one arm: nothing to compare."]
 
@@ -159,6 +201,26 @@ class TestComparisonTable:
         assert "each arm 0 search trials, 100 epochs" in render_text(comparison_table(compared(table)))
         text = render_text(comparison_table(compared(table, epochs={"b": 7})))
         assert "each arm" not in text and "epochs" in text and " 70" in text
+
+    def test_divergence_comes_before_the_means(self) -> None:
+        head = render_text(comparison_table(compared(MIXED))).splitlines()[1]
+        assert head.index("diverged") < head.index("test/elbo") < head.index("difference")
+        assert "over the converged" in render_text(comparison_table(compared(MIXED)))
+
+    def test_error_over_images_beside_the_value_or_below(self) -> None:
+        found = compared(MIXED)
+        told = replace(found, arms=tuple(replace(arm, image_se=1 + i / 10) for i, arm in enumerate(found.arms)))
+        wide, narrow = render_text(comparison_table(told, 120), 120), render_text(comparison_table(told, 100))
+        assert "  images  " in wide.splitlines()[1] and " 1.70 " in wide
+        assert "over the 270 test images, in part common to all arms: 1.00 to 1.70 nats" in narrow
+        assert "images" not in render_text(comparison_table(found, 120), 120).replace("test images", "")
+
+    def test_all_pairs(self) -> None:
+        text = render_text(pairs_table(compared(MIXED, all_pairs=True)))
+        assert "over 12 comparisons (Holm), a family of its own" in " ".join(text.split())
+        rows = [line for line in text.splitlines() if "raw_variance" in line and "softplus_std" in line]
+        assert len(rows) == 2 and "worse" in rows[1] and "0% [0, 43]" in rows[1]
+        assert "there is no other pair" in render_text(pairs_table(compared({("a", 2): row(-1)}, all_pairs=True)))
 
     def test_no_arms_without_scientific_values(self) -> None:
         empty = replace(compared({("a", 2): row(-1)}), arms=(), pairs=())

@@ -38,16 +38,18 @@ from pipeline.records import (
 )
 from pipeline.report.observer import Observer
 from pipeline.report.progress import ProgressSnapshot, SilentProgress
+from pipeline.results import compare_records
 from pipeline.space import arms
 from pipeline.stages import Stages
 from pipeline.sweep import LOSSES_ALLOWED, Sweep, tally
 
 from .kit import hyperparameters, task, tiny_dataset
-from .sweeps import MEDIAN, json_of, run_here, study_file
+from .sweeps import MEDIAN, check_budgets, json_of, run_here, study_file
 
 # ------------------------------------------------------------------------------------------ contract
 
 WORKERS, SLOTS = 2, 2
+FACTS = {"kind": "counts", "pixels": 64, "images": [150, 70, 50]}
 
 
 def _ray_pool() -> Executor:
@@ -345,7 +347,10 @@ def driven(
         assert progress.last is not None
         named = [line for line in progress.lines if line.endswith("is ready") or "gets no trials" in line]
         assert len(named) >= workers, "all that join are named"
-        return ledger.trials(study.name), progress.last
+        trials = ledger.trials(study.name)
+        if stop_after is None:
+            check_budgets(study, compare_records(study, FACTS, tuple(trials)))
+        return trials, progress.last
 
 
 def logged(records: list[TrialRecord]) -> list[Any]:

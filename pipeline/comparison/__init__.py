@@ -6,6 +6,7 @@ comparison of a sweep, against.py that of two sweeps; results.py is what they fi
 
 from .against import Against, Side, compare_sweeps
 from .arms import metric_value
+from .coverage import unseen_skewness
 from .intervals import (
     BOOTSTRAP_COUNT,
     MANY_REPLICATES,
@@ -38,4 +39,5 @@ __all__ = [
     "estimate",
     "metric_value",
     "to_json",
+    "unseen_skewness",
 ]

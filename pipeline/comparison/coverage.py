@@ -25,6 +25,14 @@ def skewness(values: Sequence[float]) -> float:
     return abs(third) / second**1.5 if second > 1e-300 else 0.0
 
 
+def unseen_skewness(count: int) -> tuple[float, float] | None:
+    """Coverage of t intervals for normal and for exponential values, where so few cannot show which they are."""
+    if not COUNTS[0] <= count < LEAST_COUNT:
+        return None
+    column = COUNTS.index(count)
+    return STUDENT["normal"][column], STUDENT["exponential"][column]
+
+
 def measured_coverage(count: int, seen: float, *, bootstrap: bool = False) -> float:
     """Coverage measured with `count` values (the next lower count of the table), at least as skewed as `seen`."""
     column = max(i for i, n in enumerate(COUNTS) if n <= count)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..comparison import Against, ArmResult, Basis, Comparison, Estimate, Pair
+from ..comparison import Against, ArmResult, Basis, Comparison, Estimate, Pair, unseen_skewness
 from ..records import Phase, State
 from .numbers import column_digits, count_text, level_text, params_text, plus_minus, thousands, value_text
 from .progress import STATE_STYLES
@@ -137,8 +137,14 @@ def _skewed(found: Sequence[Estimate | None]) -> list[str]:
     """How far the intervals of skewed values hold."""
     shown = [one.coverage for one in found if one is not None and one.coverage is not None and not one.hidden]
     notes = []
+    fewest = min((one.count for one in found if one is not None and one.low is not None), default=0)
+    if (unseen := unseen_skewness(fewest)) is not None:
+        normal, skewed = (f"{100 * share:.0f}%" for share in unseen)
+        notes.append(
+            f"{fewest} values cannot show skewness: such intervals hold in {normal}, of exponential ones {skewed}"
+        )
     if shown and min(shown) < PLAIN_COVERAGE:
-        notes.append(f"some values are skewed: 95% intervals such as these hold in {100 * min(shown):.1f}% or more")
+        notes.append(f"some values are skewed: their 95% intervals hold in {100 * min(shown):.1f}% or more")
     if any(one is not None and one.hidden for one in found):
         notes.append("without ±: too skewed for an interval that holds in 90%")
     return notes
