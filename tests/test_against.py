@@ -73,6 +73,7 @@ class TestMatchedAndPaired:
         old = side(tmp_path, "old", data={"name": "digits", "split": [150, 70, 50], "split_seed": 0})
         found = compare_sweeps(side(tmp_path, shift=9.0, **changes), old)
         assert not found.paired and "Welch" in words(found)
+        assert ("measured with other noise" in words(found)) == ("seed" in changes)
         for pair in found.pairs:
             assert pair.difference is not None and pair.difference.method == "welch" and pair.probability is not None
             assert pair.probability.count == 5 and pair.more_replicates is None

@@ -62,6 +62,8 @@ def against_sentences(found: Against) -> list[str]:
         if found.paired
         else "not paired: the sweeps drew different random numbers (Welch's t)"
     )
+    if any(line.startswith("seed: ") for line in found.differences):
+        how += ", and measured with other noise, whose error no interval holds"
     basis = {pair.basis for pair in found.pairs}
     over = "searches and training seeds" if basis == {Basis.SEARCHES} else "training seeds of chosen configurations"
     sentences = [
