@@ -1,0 +1,213 @@
+"""The report page's first screen: which is best, does it matter, what do I run now. Words from a comparison; no files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..comparison import MANY_REPLICATES, ArmResult, Comparison, Pair, Verdict
+from ..errors import VaeSweepError
+from ..picking import Pick
+from ..results import Results, export_yaml, single_study
+from .page_parts import Answer, Item, count, interval, listed, nats, number
+from .panels import level_of
+from .tables import params_text, value_text
+
+
+def answers(results: Results) -> tuple[Answer, ...]:
+    """The three questions that a stranger has."""
+    try:
+        taken: Pick | None = results.pick()
+        why = ""
+    except VaeSweepError as error:
+        taken, why = None, str(error)
+    return _best(results.comparison, taken, why), _matters(results.comparison), _now(results, taken)
+
+
+def banners(results: Results) -> tuple[tuple[str, str], ...]:
+    """What must be known before anything is believed: (title, text)."""
+    found = []
+    if results.comparison.provisional:
+        missing = count(results.comparison.missing_repeats, "repeat")
+        found.append(("Provisional", f"{missing} still to come; all of this may change."))
+    if not results.sweep.reproducible:
+        text = "workers with different numerics took part, or its stopping rule looks at running rivals: "
+        found.append(("Not reproducible", text + "running it again may give other numbers."))
+    if results.comparison.pairs and results.comparison.replicates == 1:
+        text = "with one search an arm, what is said holds for the chosen configurations, not for the arms."
+        found.append(("One search an arm", text))
+    return tuple(found)
+
+
+def _best(comparison: Comparison, taken: Pick | None, why: str) -> Answer:
+    if taken is None:
+        return Answer("best", "Which is best?", "Not known yet", (_sentence(why),))
+    arm = params_text(taken.values)
+    test = number(taken.test.mean)
+    if taken.test.low is not None:
+        test += f" {interval(taken.test.low, taken.test.high)}"
+    items = [
+        Item("with", params_text(taken.params) or "nothing tuned"),
+        Item(comparison.metric, f"{test} nats per image, over {count(taken.test.count, 'fresh training')}"),
+        Item("because", taken.why),
+        Item("instead of", taken.gave_up),
+    ]
+    return Answer("best", "Which is best?", arm or "the only configuration", items=tuple(items))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+# ------------------------------------------------------------------------------------ does it matter
+
+
+def shown_to_differ(pair: Pair) -> bool:
+    """Whether the pair is shown to differ by what counts: not known to be inside the margin."""
+    return pair.verdict in (Verdict.BETTER, Verdict.WORSE) and not pair.inside_margin
+
+
+def shown_to_be_close(pair: Pair) -> bool:
+    """Whether the difference is shown to be smaller than the margin."""
+    return pair.inside_margin or pair.verdict in (Verdict.EQUIVALENT, Verdict.IDENTICAL)
+
+
+def _matters(comparison: Comparison) -> Answer:
+    question = "Does it matter?"
+    pairs = comparison.pairs
+    if not pairs:
+        return Answer("matters", question, "There is nothing to compare", ("The sweep has one arm.",))
+    return Answer("matters", question, _headline(comparison), _facts(comparison), _levels(comparison))
+
+
+def _headline(comparison: Comparison) -> str:
+    pairs, margin = comparison.pairs, f"{comparison.margin_nats:g} nats"
+    differs = [pair for pair in pairs if shown_to_differ(pair) or pair.verdict is Verdict.DIVERGED]
+    close = [pair for pair in pairs if shown_to_be_close(pair)]
+    if differs:
+        levels = list(dict.fromkeys(_level(pair, comparison) for pair in differs))
+        rest = len(pairs) - len(differs) - len(close)
+        tail = "" if not rest else f"; {rest} of {len(pairs)} comparisons are not settled"
+        return f"Yes, for {listed(levels)}{tail}"
+    if len(close) == len(pairs):
+        return f"No: every difference is shown to be below {margin}"
+    if close:
+        return f"Not that this sweep could show: {len(close)} of {len(pairs)} differences are below {margin}, " + (
+            "the others are not settled"
+        )
+    return "Not settled: no difference is shown, and none is shown to be small"
+
+
+def _facts(comparison: Comparison) -> tuple[str, ...]:
+    """The largest difference against the margin, and how large the open ones may be."""
+    by_id = {arm.id: arm for arm in comparison.arms}
+    known = [pair for pair in comparison.pairs if pair.difference is not None]
+    shown = [pair for pair in known if shown_to_differ(pair)]
+    facts = []
+    pool = shown or known
+    if pool:
+        top = max(pool, key=lambda pair: abs(pair.difference.mean) if pair.difference else 0.0)
+        assert top.difference is not None
+        size = abs(top.difference.mean)
+        times = size / comparison.margin_nats if comparison.margin_nats else 0.0
+        what = "Largest difference shown" if shown else "Largest difference seen, though not shown"
+        against = f"{_place(top, comparison)} against {_baseline(top, by_id)}"
+        bounds = interval(top.difference.low, top.difference.high, signed=True)
+        ratio = f", {times:.0f} times the margin" if times >= 2 else ""
+        sign = "+" if top.difference.mean > 0 else "−"
+        facts.append(
+            f"{what}: {against}, {sign}{nats(size)} {bounds}; "
+            f"the margin that matters is {comparison.margin_nats:g} nats{ratio}."
+        )
+    bounds = [b for p in known if p.verdict is Verdict.UNDECIDED and p.difference
+              for b in (p.difference.low, p.difference.high) if b is not None]  # fmt: skip
+    if bounds:
+        facts.append(
+            f"The differences that are not settled may be anything from {number(min(bounds), 1, signed=True)} "
+            f"to {number(max(bounds), 1, signed=True)} nats."
+        )
+    return tuple(facts)
+
+
+def _levels(comparison: Comparison) -> tuple[Item, ...]:
+    """What became of each compared level, in one line."""
+    by_id = {arm.id: arm for arm in comparison.arms}
+    of: dict[str, list[Pair]] = {}
+    for pair in comparison.pairs:
+        of.setdefault(_level(pair, comparison), []).append(pair)
+    return tuple(Item(level, _summary(pairs, by_id, comparison)) for level, pairs in of.items())
+
+
+def _summary(pairs: Sequence[Pair], by_id: dict[str, ArmResult], comparison: Comparison) -> str:
+    base = _baseline(pairs[0], by_id)
+    counts = Counter(_word(pair) for pair in pairs)
+    parts = []
+    for word, many in counts.items():
+        at = [params_text(pair.context) for pair in pairs if _word(pair) == word and pair.context]
+        where = f" ({', '.join(at)})" if at and len(counts) > 1 else ""
+        parts.append(f"{word}{where}" if many < len(pairs) or many == 1 else f"{word} in all {many} comparisons")
+    means = [pair.difference.mean for pair in pairs if pair.difference is not None]
+    span = ""
+    if means:
+        ends = dict.fromkeys(number(value, 1 if abs(value) >= 10 else 2, signed=True) for value in (min(means), max(means)))
+        span = f"; seen {' to '.join(ends)} nats"
+    return f"{'; '.join(parts)}, against {base}{span}"
+
+
+def _word(pair: Pair) -> str:
+    if pair.verdict in (Verdict.BETTER, Verdict.WORSE) and pair.inside_margin:
+        return f"{pair.verdict}, but by less than the margin"
+    return {Verdict.UNDECIDED: "not settled", Verdict.DIVERGED: "did not train"}.get(pair.verdict, str(pair.verdict))
+
+
+def _level(pair: Pair, comparison: Comparison) -> str:
+    return level_of(next(arm for arm in comparison.arms if arm.id == pair.arm), comparison.factors)
+
+
+def _baseline(pair: Pair, by_id: dict[str, ArmResult]) -> str:
+    values = {name: by_id[pair.baseline].values[name] for name in pair.level}
+    return value_text(next(iter(values.values()))) if len(values) == 1 else params_text(values)
+
+
+def _place(pair: Pair, comparison: Comparison) -> str:
+    at = f" at {params_text(pair.context)}" if pair.context else ""
+    return f"{_level(pair, comparison)}{at}"
+
+
+# -------------------------------------------------------------------------------------- what to run
+
+
+def _now(results: Results, taken: Pick | None) -> Answer:
+    name, question = results.sweep.name, "What do I run now?"
+    outlook = _outlook(results.comparison)
+    if taken is None:
+        return Answer("now", question, "Let the sweep go on", outlook, commands=("vae-sweep run study.yaml",))
+    headline = "Train the best configuration"
+    if results.comparison.provisional:
+        headline = "Let the sweep finish, or train the best one so far"
+    code = export_yaml(single_study(results, results.record(str(taken.trial)), f"{name}-best"))
+    return Answer(
+        "now",
+        question,
+        headline,
+        (
+            "It gives the same numbers as in the sweep, on the same kind of machine; its weights and pictures come too.",
+            *outlook,
+        ),
+        commands=(f"vae-sweep best {name} --export best.yaml", "vae-sweep train best.yaml"),
+        code=code,
+        code_title="best.yaml, for those who have this page only",
+    )
+
+
+def _outlook(comparison: Comparison) -> tuple[str, ...]:
+    """How many more replicates would settle what is open."""
+    more = sorted(pair.more_replicates for pair in comparison.pairs if pair.more_replicates is not None)
+    if comparison.provisional or not more:
+        return ()
+    few = [n for n in more if n < MANY_REPLICATES]
+    if not few:
+        return ("No affordable number of further searches would settle the open comparisons.",)
+    span = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
+    which = "the open comparisons" if len(few) == len(more) else f"{len(few)} of {len(more)} open comparisons"
+    return (f"To settle {which}: about {span} more searches an arm (search.replicates in the study file).",)

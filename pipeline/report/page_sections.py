@@ -1,0 +1,402 @@
+"""The evidence of a report page, one function a section: what is to be seen, charts, tables.
+
+Turns results and analyses into words and figures. Reads no file (page_files.py does) and computes no statistic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..analysis.shapes import Analysis, TuningCurve
+from ..comparison import ArmResult, Comparison, Verdict
+from ..config import dump_study
+from ..records import Params, Phase, State
+from ..results import Results
+from . import figures
+from .page_answer import shown_to_be_close, shown_to_differ
+from .page_parts import Chart, Charts, Section, Table, count, interval, listed, number, share, thousands
+from .panels import level_of, panels, styles
+from .tables import lost_text, params_text, value_text, verdict_sentences
+
+MOST_PANELS = 12
+"""contexts drawn; the tables have all"""
+MOST_PARAMETERS = 4
+"""nuisance parameters drawn"""
+
+
+def charts(
+    comparison: Comparison, id: str, label: str, draw: Callable[[Params], Any], *, title: str = "", legend: bool = True
+) -> Charts:
+    """One chart for each context. `draw`: the figure of one context; `label`: what it shows, in words."""
+    shown = panels(comparison)
+    made = []
+    for i, panel in enumerate(shown[:MOST_PANELS]):
+        figure = draw(panel.context)
+        figure.update_xaxes(fixedrange=True).update_yaxes(fixedrange=True)
+        figure.update_layout(dragmode=False, showlegend=bool(figure.layout.showlegend))
+        of = f" at {panel.title}" if panel.title else ""
+        made.append(Chart(f"{id}-{i}", panel.title, f"{label}{of}.", json.loads(figure.to_json())))
+    note = f"Of {len(shown)} panels the first {MOST_PANELS} are drawn; the table has all." if len(shown) > len(made) else ""
+    several = len(styles(comparison)) > 1
+    return Charts(title, tuple(made), legend and several, note)
+
+
+def arm_cells(comparison: Comparison, arm: str | ArmResult) -> tuple[str, ...]:
+    """The scientific values of an arm, those that arms are matched on first."""
+    found = arm if isinstance(arm, ArmResult) else next(one for one in comparison.arms if one.id == arm)
+    return tuple(value_text(found.values[name]) for name in arm_columns(comparison)) or ("(one arm)",)
+
+
+def arm_columns(comparison: Comparison) -> tuple[str, ...]:
+    """The columns of `arm_cells`."""
+    names = comparison.arms[0].values if comparison.arms else ()
+    return tuple(sorted(names, key=lambda name: name in comparison.factors))
+
+
+def arm_table(comparison: Comparison, caption: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    """A table with one row an arm, in the order of the arms. `rows`: arm id -> further cells."""
+    heads = arm_columns(comparison) or ("arm",)
+    body = tuple((*arm_cells(comparison, arm), *rows[arm.id]) for arm in comparison.arms if arm.id in rows)
+    return Table(caption, (*heads, *columns), body, headers=len(heads))
+
+
+def name_of(comparison: Comparison, arm: str) -> str:
+    """An arm in a sentence: `log_std at latent_dim=8`."""
+    found = next(one for one in comparison.arms if one.id == arm)
+    context = {name: value for name, value in found.values.items() if name not in comparison.factors}
+    level = level_of(found, comparison.factors)
+    return f"{level} at {params_text(context)}" if context else level
+
+
+# -------------------------------------------------------------------------------------- comparison
+
+
+def intervals(comparison: Comparison) -> Section:
+    """The differences from the matched baselines."""
+    if not comparison.pairs:
+        return Section("intervals", "Differences", "There is one arm: nothing to compare.")
+    differ = sum(map(shown_to_differ, comparison.pairs))
+    close = sum(map(shown_to_be_close, comparison.pairs))
+    reading = (
+        f"Of {count(len(comparison.pairs), 'comparison')}, {differ} {'is' if differ == 1 else 'are'} shown to differ "
+        f"and {close} {'is' if close == 1 else 'are'} shown to lie within ±{comparison.margin_nats:g} nats "
+        "(the shaded band). Right of zero is better than the baseline."
+    )
+    label = "Differences from the baseline with their intervals, and the margin as a band"
+    drawn = charts(comparison, "differences", label, lambda c: figures.differences(comparison, only=c), legend=False)
+    rows = {}
+    for pair in comparison.pairs:
+        found = pair.difference
+        rows[pair.arm] = (
+            number(found.mean if found else None, signed=True),
+            interval(found.low, found.high, signed=True) if found else "—",
+            f"{pair.p_holm:.3f}",
+            f"{pair.equivalence_p_holm:.3f}",
+            str(pair.verdict) + (", inside the margin" if shown_to_differ(pair) is False and pair.inside_margin and
+                                 pair.verdict in (Verdict.BETTER, Verdict.WORSE) else ""),
+        )  # fmt: skip
+    columns = ("difference", f"{100 * (1 - comparison.alpha):g}% interval", "p (Holm)", "p equivalence", "verdict")
+    table = arm_table(comparison, "Every arm minus its baseline, nats per image", columns, rows)
+    lines = tuple(verdict_sentences(comparison))
+    return Section("intervals", "Differences", reading, lines, (drawn,), tables=(table,))
+
+
+def all_arms(comparison: Comparison) -> Section:
+    """Means of all arms, and what each search chose."""
+    known = [arm for arm in comparison.arms if arm.estimate is not None]
+    reading = "No arm has a result yet."
+    if known:
+        top = max(known, key=lambda arm: arm.estimate.mean if arm.estimate else 0.0)
+        assert top.estimate is not None
+        reading = (
+            f"Higher is better. The highest mean is that of {name_of(comparison, top.id)}: "
+            f"{number(top.estimate.mean)} nats per image {interval(top.estimate.low, top.estimate.high)}. "
+            "Each panel has its own range."
+        )
+    label = f"Mean {comparison.metric} of every arm with its interval"
+    drawn = charts(comparison, "means", label, lambda c: figures.arm_means(comparison, only=c), legend=False)
+    rows = {}
+    for arm in comparison.arms:
+        found = arm.estimate
+        rows[arm.id] = (
+            number(found.mean if found else None),
+            interval(found.low, found.high) if found else "—",
+            number(arm.bits_per_dim, 3),
+            "; ".join(params_text(one.params) for one in arm.replicates if one.params) or "—",
+        )
+    columns = (comparison.metric, f"{100 * (1 - comparison.alpha):g}% interval", "bits/dim", "chosen, by search")
+    return Section(
+        "arms", "All arms", reading, charts=(drawn,), tables=(arm_table(comparison, "All arms", columns, rows),)
+    )
+
+
+def divergence(comparison: Comparison) -> Section:
+    """What did not train."""
+    rows, lost = {}, []
+    for arm in comparison.arms:
+        cells = []
+        for phase in Phase:
+            ended = arm.ended[phase]
+            bad = ended[State.DIVERGED] + ended[State.FAILED]
+            cells.append(f"{bad} of {sum(ended.values())}")
+            if bad and phase is Phase.SEARCH:
+                lost.append((bad / sum(ended.values()), arm.id))
+        rows[arm.id] = (*cells, lost_text(arm, comparison) or "none")
+    reading = "No training diverged or failed."
+    if any(cell[0] != "0" for row in rows.values() for cell in row[:-1]):
+        worst = sorted(lost, reverse=True)[:3]
+        named = listed([f"{name_of(comparison, arm)} ({share(part)})" for part, arm in worst])
+        reading = (
+            f"{count(len(lost), 'arm')} of {len(comparison.arms)} lost search trials to divergence or failure"
+            + (f"; most of all {named}" if named else "")
+            + ". A diverged trial is a result: it counts as worse than every other."
+        )
+    table = arm_table(
+        comparison, "Diverged or failed, of ended trainings", (*map(str, Phase), "repeats without a value"), rows
+    )
+    return Section("divergence", "Divergence", reading, tables=(table,))
+
+
+# ---------------------------------------------------------------------------------------- searches
+
+
+def tuning(comparison: Comparison, analysis: Analysis) -> Section:
+    """How far the searches had come."""
+    curves = [curve for curve in analysis.tuning if curve.trials and curve.mean[-1] is not None]
+    if not curves:
+        return Section("tuning", "Tuning curves", "No search has a value yet.")
+    margin = comparison.margin_nats
+    late = [curve for curve in curves if _settled(curve, margin) > 0.75 * curve.trials[-1]]
+    reading = (
+        f"In {len(late)} of {len(curves)} arms the best value so far still rose by more than {margin:g} nats "
+        "in the last quarter of the search"
+        + (": more trials would probably help these." if late else ": the searches were long enough.")
+    )
+
+    def by(axis: Any) -> Callable[[Params], Any]:
+        return lambda context: figures.tuning_curves(comparison, analysis.tuning, by=axis, only=context)
+
+    drawn = [charts(comparison, "tuning", "Best validation value by trials", by("trials"), title="By trials")]
+    if len({curve.epochs[-1] for curve in curves}) > 1:
+        label = "Best validation value by epochs spent"
+        drawn.append(charts(comparison, "tuning-epochs", label, by("epochs"), title="By epochs spent"))
+    if any(curve.band is not None for curve in curves):
+        label = "Best of so many random trials: median and simultaneous confidence band"
+        bands = charts(
+            comparison,
+            "bands",
+            label,
+            lambda context: figures.random_search_bands(comparison, analysis.tuning, only=context),
+            title="What random search would reach (median and simultaneous band, OPDA)",
+        )
+        drawn.append(bands)
+    rows = {}
+    for curve in curves:
+        at = sorted({0, (len(curve.trials) - 1) // 2, len(curve.trials) - 1})
+        values = [f"{number(curve.mean[i])} after {curve.trials[i]}" for i in at]
+        rows[curve.arm] = (
+            "; ".join(values),
+            interval(curve.low[-1], curve.high[-1]),
+            f"{_settled(curve, margin)} of {curve.trials[-1]}",
+            f"{curve.epochs[-1]:.0f}",
+        )
+    columns = ("best val/elbo so far", "interval at the end", f"trials to within {margin:g} nats", "epochs a search")
+    table = arm_table(comparison, "Tuning curves, means over searches", columns, rows)
+    return Section("tuning", "Tuning curves", reading, charts=tuple(drawn), tables=(table,))
+
+
+def _settled(curve: TuningCurve, margin: float) -> int:
+    """Trials after which the mean best is within the margin of its last value."""
+    last = curve.mean[-1]
+    assert last is not None
+    return next(n for n, value in zip(curve.trials, curve.mean, strict=True) if value is not None and value >= last - margin)
+
+
+def sensitivity(results: Results, analysis: Analysis) -> Section:
+    """What the value depends on."""
+    comparison, parameters = results.comparison, list(results.study.nuisance)
+    if not parameters:
+        return Section("sensitivity", "Sensitivity", "Nothing was tuned.")
+    of: dict[str, list[float]] = {name: [] for name in parameters}
+    for one in analysis.importances:
+        of.setdefault(one.parameter, []).append(one.importance)
+    mean = {name: sum(values) / len(values) if values else 0.0 for name, values in of.items()}
+    first = sorted(parameters, key=lambda name: (-mean[name], parameters.index(name)))
+    reading = "Each mark is a search trial, crosses at the bottom diverged; a line joins the best of each eighth."
+    if analysis.importances and len(parameters) > 1:
+        reading = f"{first[0]} explains most of the spread ({share(mean[first[0]])} on average over the arms). " + reading
+    drawn = [
+        charts(
+            comparison,
+            f"sensitivity-{i}",
+            f"Validation value by {name}",
+            lambda context, name=name: figures.sensitivity(comparison, analysis.points, name, only=context),  # type: ignore[misc]
+            title=f"By {name}",
+        )
+        for i, name in enumerate(first[:MOST_PARAMETERS])
+    ]
+    tables = []
+    if any(one.shares for one in analysis.sensitivity):
+        label = "Share of random trials nearly as good as the arm's best"
+        drawn.append(
+            charts(
+                comparison,
+                "easy",
+                label,
+                lambda context: figures.easy_shares(comparison, analysis.sensitivity, only=context),
+                title="How easy an arm is to tune",
+                legend=False,
+            )
+        )
+        tables.append(_easy(comparison, analysis))
+    if analysis.importances and len(parameters) > 1:
+        label = "How much of the spread each tuned parameter explains"
+        shares = charts(
+            comparison,
+            "importances",
+            label,
+            lambda context: figures.importances(comparison, analysis.importances, only=context),
+            title="What the spread depends on",
+            legend=False,
+        )
+        drawn.append(shares)
+        found = {(one.arm, one.parameter): one.importance for one in analysis.importances}
+        rows = {arm.id: [number(found.get((arm.id, name))) for name in parameters] for arm in comparison.arms}
+        tables.append(arm_table(comparison, "Share of the spread explained", parameters, rows))
+    tables.append(_trials(results, analysis))
+    return Section("sensitivity", "Sensitivity to what was tuned", reading, charts=tuple(drawn), tables=tuple(tables))
+
+
+def _easy(comparison: Comparison, analysis: Analysis) -> Table:
+    within = sorted({one.within for arm in analysis.sensitivity for one in arm.shares})
+    rows = {}
+    for arm in analysis.sensitivity:
+        of = {one.within: f"{share(one.share)} [{share(one.low)}, {share(one.high)}]" for one in arm.shares}
+        rows[arm.arm] = (*(of.get(size, "—") for size in within), str(arm.draws), number(arm.best))
+    columns = (*(f"within {size:g} nats" for size in within), "random trials", "best val/elbo")
+    return arm_table(comparison, "Share of random trials within some nats of the arm's best", columns, rows)
+
+
+def _trials(results: Results, analysis: Analysis) -> Table:
+    """The best search trials of every arm: all of them would be most of the page."""
+    comparison, parameters = results.comparison, list(results.study.nuisance)
+    by_arm: dict[str, list[Any]] = {}
+    for point in analysis.points:
+        by_arm.setdefault(point.arm, []).append(point)
+    body = []
+    for arm in comparison.arms:
+        known = [point for point in by_arm.get(arm.id, ()) if point.value is not None]
+        for point in sorted(known, key=lambda p: (-p.value, p.replicate, p.number))[:3]:
+            cells = (value_text(point.params.get(name)) for name in parameters)
+            body.append((*arm_cells(comparison, arm), number(point.value), *cells, f"{point.replicate}/{point.number}"))
+    heads = arm_columns(comparison) or ("arm",)
+    caption = "The three best search trials of every arm (`vae-sweep compare --json` and the data frames have all)"
+    return Table(caption, (*heads, "val/elbo", *parameters, "search/trial"), tuple(body), headers=len(heads))
+
+
+# ------------------------------------------------------------------------------------ spread, budget
+
+
+def spread(comparison: Comparison, analysis: Analysis) -> Section:
+    """Where the spread comes from, and what the searches promised too much."""
+    split = {one.arm: one for one in analysis.variance}
+    gaps = {one.arm: one for one in analysis.optimism}
+    if not split and not gaps:
+        return Section("spread", "Spread and optimism", "No repeat has ended yet.")
+    both = [(one.search, one.training_seed) for one in split.values()]
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
+    reading = ""
+    if pairs:
+        more = sum(a > b for a, b in pairs)
+        reading = (
+            f"Independent searches differ more than repeats of one configuration in {more} of {len(pairs)} arms: "
+            "that is why searches are replicated. "
+        )
+    if gaps:
+        mean = sum(one.gap for one in gaps.values()) / len(gaps)
+        reading += f"A search's best value was {number(mean, signed=True)} nats above what fresh trainings of it reached."
+    rows = {}
+    for arm in comparison.arms:
+        one, gap = split.get(arm.id), gaps.get(arm.id)
+        rows[arm.id] = (
+            *(number(value) for value in ((one.search, one.training_seed, one.images) if one else (None, None, None))),
+            number(gap.gap if gap else None, signed=True),
+            interval(gap.low, gap.high, signed=True) if gap else "—",
+        )
+    columns = ("between searches", "between seeds", "test images", "optimism of the search", "its interval")
+    table = arm_table(comparison, "Standard deviations and optimism, nats per image", columns, rows)
+    return Section("spread", "Spread and optimism", reading or "One search an arm: no spread is known.", tables=(table,))
+
+
+def rate_distortion(comparison: Comparison, analysis: Analysis) -> Section:
+    """What the models do with their latents."""
+    points = analysis.rate_distortion
+    title = "Rate and distortion"
+    if not points:
+        return Section("rate-distortion", title, "No converged repeat has both.")
+    rates = [point.rate for point in points]
+    reading = (
+        f"Models of equal ELBO lie on a line like the dotted one (the best). Rates go from {number(min(rates), 1)} to "
+        f"{number(max(rates), 1)} nats: a rate near 0 means that the latents carry nothing."
+    )
+    drawn = charts(
+        comparison,
+        "plane",
+        "Every repeat by rate and distortion on test images",
+        lambda context: figures.rate_distortion(comparison, points, only=context),
+    )
+    rows = {}
+    for arm in comparison.arms:
+        mine = [point for point in points if point.arm == arm.id]
+        if mine:
+            means = (sum(p.rate for p in mine) / len(mine), sum(p.distortion for p in mine) / len(mine))
+            rows[arm.id] = (number(means[0]), number(means[1]), str(len(mine)))
+    table = arm_table(comparison, "Means over repeats, nats per image", ("rate", "distortion", "repeats"), rows)
+    return Section("rate-distortion", title, reading, charts=(drawn,), tables=(table,))
+
+
+def budget(comparison: Comparison) -> Section:
+    """What every arm was given and took."""
+    rows = {}
+    for arm in comparison.arms:
+        trials = [sum(arm.ended[phase].values()) for phase in Phase]
+        epochs = [arm.epochs[phase] for phase in Phase]
+        rows[arm.id] = (*map(thousands, trials), thousands(sum(epochs)))
+    trials = {row[:-1] for row in rows.values()}
+    spent = [sum(arm.epochs.values()) for arm in comparison.arms]
+    reading = f"{count(sum(spent), 'epoch')} in all. "
+    reading += "Every arm got the same number of trainings" if len(trials) == 1 else "Arms have had unequal numbers so far"
+    if len(set(spent)) > 1:
+        reading += (
+            f", but spent from {thousands(min(spent))} to {thousands(max(spent))} epochs, "
+            "as trainings that diverge or are stopped end early"
+        )
+    columns = (*(f"{phase} trials" for phase in Phase), "epochs")
+    table = arm_table(comparison, "Trainings that have ended, and epochs spent", columns, rows)
+    return Section("budget", "Budget", reading + ".", tables=(table,))
+
+
+def reproduce(results: Results) -> Section:
+    """How to get the same numbers."""
+    sweep = results.sweep
+    data = json.loads(sweep.study)["data"]
+    facts = [
+        ("study hash", sweep.study_hash),
+        ("data", str(data["id"])),
+        ("data sha256", str(data["sha256"])),
+        ("images", " / ".join(map(str, data["images"])) + " (train / validation / test)"),
+        *sorted((sweep.fingerprint or {}).items()),
+    ]
+    reading = (
+        "Save the study below as study.yaml and run it: under the same numerics fingerprint it gives the same results, "
+        "byte for byte, on any number of workers."
+    )
+    if not sweep.reproducible:
+        reading = "This sweep is marked as not reproducible: running it again may give other numbers."
+    table = Table("Study, data and numerics fingerprint", ("what", "value"), tuple(facts), folded=False)
+    commands = ("vae-sweep run study.yaml", f"vae-sweep compare {sweep.name} --html report.html")
+    return Section(
+        "reproduce", "How to reproduce", reading, tables=(table,), commands=commands, code=dump_study(results.study)
+    )
