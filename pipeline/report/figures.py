@@ -4,7 +4,7 @@ Every function takes the comparison (which arms there are, what they are compare
 analysis/, and returns a `plotly.graph_objects.Figure` with one panel for each context, that is for each combination
 of the scientific values that are not compared: six scales in three latent sizes are three panels of six. `only` keeps
 one context. Compared levels differ in colour, dash and symbol at once, so that they are told apart in black and
-white. What would flatten all the rest lies on the panel's edge, as a triangle. Knows no page and no file.
+white. What would flatten all the rest lies on the panel's edge. Knows no page and no file.
 """
 
 from __future__ import annotations
@@ -41,16 +41,21 @@ def differences(comparison: Comparison, *, only: Params | None = None) -> go.Fig
     every = [bounds(pair.difference) for pair in comparison.pairs if pair.difference]
     limit = spread([max(abs(low), abs(high)) for low, high in every] + [2 * comparison.margin_nats])
     shown = [Panel(p.context, tuple(a for a in p.arms if a.id in pairs)) for p in panels(comparison, only)]
-    figure = _figure(shown, f"difference in {comparison.metric}, nats per image", "", rows=True)
+    margin = comparison.margin_nats
+    span = (
+        max(-limit, min(-2 * margin, *(low for low, _ in every))),
+        min(limit, max(2 * margin, *(h for _, h in every))),
+    )
+    figure = _figure(shown, "difference, nats per image", "", rows=True)
+
+    def word(arm: ArmResult) -> str:
+        return f"{pairs[arm.id].verdict}{_one_search(pairs[arm.id], comparison)}"
+
     for row, panel in enumerate(shown, 1):
-        margin = comparison.margin_nats
-        figure.add_vrect(x0=-margin, x1=margin, fillcolor=MARGIN_BAND, line_width=0, layer="below", row=row, col=1)
-        figure.add_vline(x=0, line={"color": "#555", "width": 1}, layer="below", row=row, col=1)
-
-        def word(arm: ArmResult) -> str:
-            return f"{pairs[arm.id].verdict}{_one_search(pairs[arm.id], comparison)}"
-
-        _forest(figure, row, panel.arms, comparison, lambda arm: pairs[arm.id].difference, (-limit, limit), word)
+        _forest(figure, row, panel.arms, comparison, lambda arm: pairs[arm.id].difference, span, word)
+        below = {"layer": "below", "row": row, "col": 1, "exclude_empty_subplots": False}
+        figure.add_vrect(x0=-margin, x1=margin, fillcolor=MARGIN_BAND, line_width=0, **below)
+        figure.add_vline(x=0, line={"color": "#555", "width": 1}, **below)
     return figure
 
 
@@ -60,7 +65,7 @@ def arm_means(comparison: Comparison, *, only: Params | None = None) -> go.Figur
     figure = _figure(shown, f"{comparison.metric}, nats per image", "", rows=True)
     for row, panel in enumerate(shown, 1):
         known = [bounds(arm.estimate) for arm in panel.arms if arm.estimate]
-        low, high = visible([value for bounds in known for value in bounds])
+        low, high = visible([value for ends in known for value in ends], top=True)
         _forest(figure, row, panel.arms, comparison, lambda arm: arm.estimate, (low, high), lambda _: "")
     return figure
 
@@ -95,7 +100,7 @@ def _forest(
         if edge is not None:
             symbol = "triangle-left" if edge == span[0] else "triangle-right"
             side = "middle right" if edge == span[0] else "middle left"
-            trace |= {"mode": "markers+text", "text": [f" {found.mean:.1f} "], "textposition": side}
+            trace |= {"mode": "markers+text", "text": [f" {found.mean:.1f} ".replace("-", "−")], "textposition": side}
         else:
             bars = {"array": [high - found.mean], "arrayminus": [found.mean - low], "thickness": 2, "width": 5}
             trace["error_x"] = {"type": "data", **bars, "color": looks[level].colour}
@@ -137,8 +142,10 @@ def tuning_curves(
             line.update(error_y={"type": "data", **bars})
         figure.add_trace(line, row=row, col=1)
     for row, panel in enumerate(shown, 1):
-        known = [value for arm in panel.arms if arm.id in of for value in of[arm.id].mean if value is not None]
-        figure.update_yaxes(range=padded(*visible(known, top=True)), row=row, col=1)
+        mine = [of[arm.id] for arm in panel.arms if arm.id in of]
+        low, high = visible([value for curve in mine for value in curve.mean if value is not None], top=True)
+        tops = [curve.high[-1] for curve in mine if curve.high and curve.high[-1] is not None]
+        figure.update_yaxes(range=padded(low, min(max([high, *tops]), high + 0.2 * (high - low))), row=row, col=1)
     return figure
 
 
@@ -177,7 +184,7 @@ def sensitivity(
 ) -> go.Figure:
     """Validation value of every search trial over one nuisance parameter; lines join the best in each eighth.
 
-    Diverged trials are crosses below the panel's lowest value. Numbers that span a factor of 30 get a log axis.
+    At the bottom: trials below the panel's range are strokes, diverged ones crosses. Numbers that span a factor of 30 get a log axis.
     """
     mine = [point for point in points if parameter in point.params]
     number = all(isinstance(p.params[parameter], int | float) for p in mine)
@@ -203,14 +210,17 @@ def sensitivity(
         x = [place(point.params[parameter]) for point in by_arm[arm.id]]
         for point in by_arm[arm.id]:
             y.append(floor if point.value is None or point.value < low else point.value)
-        marks = ["x-thin" if p.value is None else "triangle-down" if p.value < low else style.symbol
+        marks = ["x-thin" if p.value is None else "line-ns" if p.value < low else style.symbol
                  for p in by_arm[arm.id]]  # fmt: skip
         marker = {"symbol": marks, "color": style.colour, "size": 6, "opacity": 0.7}
-        marker["line"] = {"color": style.colour, "width": [1.5 if mark == "x-thin" else 0 for mark in marks]}
+        marker["line"] = {
+            "color": style.colour,
+            "width": [1.5 if mark in ("x-thin", "line-ns") else 0 for mark in marks],
+        }
         cloud = go.Scatter(x=x, y=y, mode="markers", marker=marker, showlegend=False, hoverinfo="x+y")
         figure.add_trace(cloud, row=row, col=1)
         best = _envelope([(a, p.value) for a, p in zip(x, by_arm[arm.id], strict=True)], log)
-        trace = _line(arm, comparison, style, [a for a, _ in best], [max(v, low) for _, v in best], row)
+        trace = _line(arm, comparison, style, [a for a, _ in best], [v for _, v in best], row)
         figure.add_trace(trace.update(mode="lines"), row=row, col=1)
     for row, (low, high) in enumerate(limits, 1):
         figure.update_yaxes(range=[low - 0.13 * (high - low), high + 0.05 * (high - low)], row=row, col=1)
@@ -247,7 +257,7 @@ def easy_shares(
     every = sorted({share.within for one in of.values() for share in one.shares})
     wanted = within if within is not None else every[len(every) // 2] if every else 0.0
     shown = panels(comparison, only)
-    figure = _figure(shown, f"% of random trials within {wanted:g} nats of the arm's best", "", rows=True)
+    figure = _figure(shown, f"% of random trials within {wanted:g} nats", "", rows=True)
 
     def value(arm: ArmResult) -> Estimate | None:
         for share in of[arm.id].shares if arm.id in of else ():
@@ -260,9 +270,7 @@ def easy_shares(
     return figure
 
 
-def importances(
-    comparison: Comparison, found: Iterable[Importance], *, only: Params | None = None
-) -> go.Figure:
+def importances(comparison: Comparison, found: Iterable[Importance], *, only: Params | None = None) -> go.Figure:
     """How much of the spread of validation values each nuisance parameter explains: one bar an arm, parts sum to 1."""
     of: dict[str, dict[str, float]] = {}
     for one in found:
@@ -273,7 +281,7 @@ def importances(
         levels = [level_of(arm, comparison.factors) for arm in panel.arms]
         for i, (parameter, shares) in enumerate(of.items()):
             colour = COLOURS[(i + 1) % len(COLOURS)]
-            pattern = {"shape": PATTERNS[i % len(PATTERNS)], "fgcolor": "#fff", "size": 6, "solidity": 0.35}
+            pattern = {"shape": PATTERNS[i % len(PATTERNS)], "fgcolor": "#fff", "fillmode": "overlay", "size": 6}
             bar = go.Bar(
                 x=[shares.get(arm.id) for arm in panel.arms],
                 y=list(range(len(panel.arms))),
@@ -305,6 +313,7 @@ def rate_distortion(
         by_arm.setdefault(point.arm, []).append(point)
     shown = panels(comparison, only)
     figure = _figure(shown, "rate, nats", "distortion, nats")
+    spans: dict[int, tuple[float, float, float, float]] = {}
     for row, panel in enumerate(shown, 1):
         mine = [point for arm in panel.arms for point in by_arm.get(arm.id, ())]
         if not mine:
@@ -313,14 +322,16 @@ def rate_distortion(
         left, right = visible(rates)
         low, high = visible(distortions)
         best = min(p.rate + p.distortion for p in mine)
-        ends = padded(left, right)
+        ends, spans[row] = padded(left, right), (left, right, low, high)
         line = {"color": "#777", "width": 1, "dash": "dot"}
         where = {"x": ends, "y": [best - x for x in ends], "mode": "lines", "line": line, "hoverinfo": "skip"}
         figure.add_trace(go.Scatter(**where, showlegend=False), row=row, col=1)
         figure.update_xaxes(range=ends, row=row, col=1)
         figure.update_yaxes(range=padded(low, high), row=row, col=1)
     for row, arm, style in _each(shown, comparison, by_arm):
-        x, y = [p.rate for p in by_arm[arm.id]], [p.distortion for p in by_arm[arm.id]]
+        left, right, low, high = spans[row]
+        x = [min(max(p.rate, left), right) for p in by_arm[arm.id]]
+        y = [min(max(p.distortion, low), high) for p in by_arm[arm.id]]
         figure.add_trace(_line(arm, comparison, style, x, y, row).update(mode="markers"), row=row, col=1)
     return figure
 
@@ -379,9 +390,7 @@ def _figure(shown: Sequence[Panel], x_title: str, y_title: str, *, rows: bool = 
     total = sum(heights) + AROUND_PIXELS * len(heights)
     titles = [_text(panel.title) for panel in shown] if len(shown) > 1 else None
     gap = AROUND_PIXELS / total if len(heights) > 1 else 0.0
-    figure = make_subplots(
-        rows=len(heights), cols=1, row_heights=heights, subplot_titles=titles, vertical_spacing=gap
-    )
+    figure = make_subplots(rows=len(heights), cols=1, row_heights=heights, subplot_titles=titles, vertical_spacing=gap)
     axis = {"gridcolor": "#e2e2e2", "linecolor": "#888", "showline": True, "ticks": "outside", "tickcolor": "#888"}
     figure.update_layout(
         template="none",
@@ -391,8 +400,12 @@ def _figure(shown: Sequence[Panel], x_title: str, y_title: str, *, rows: bool = 
         legend={"orientation": "h", "yanchor": "top", "y": -AROUND_PIXELS / total, "x": 0},
         hovermode="closest",
     )
-    figure.update_xaxes(**axis, automargin=True, zeroline=False, title={"text": _text(x_title), "standoff": 8})
-    figure.update_yaxes(**axis, automargin=True, zeroline=False, title={"text": y_title, "standoff": 6})
+    figure.update_xaxes(
+        **axis, automargin=True, zeroline=False, title={"text": _text(x_title), "standoff": 8, "font": {"size": 13}}
+    )
+    figure.update_yaxes(
+        **axis, automargin=True, zeroline=False, title={"text": y_title, "standoff": 6, "font": {"size": 13}}
+    )
     return figure
 
 

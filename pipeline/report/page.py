@@ -35,12 +35,9 @@ _SHAPES = {
     "circle": "M13 8a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
     "square": "M13.5 3.5h9v9h-9z",
     "diamond": "M18 2l6 6l-6 6l-6 -6z",
-    "triangle-up": "M18 3l5.5 9.5h-11z",
-    "triangle-down": "M18 13l5.5 -9.5h-11z",
+    "hourglass": "M13 3h10l-10 10h10z",
     "cross": "M16 3h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
     "star": "M18 2l1.6 4h4.2l-3.3 2.7l1.2 4.3l-3.7 -2.5l-3.7 2.5l1.2 -4.3l-3.3 -2.7h4.2z",
-    "hexagon": "M18 2.5l5 2.75v5.5l-5 2.75l-5 -2.75v-5.5z",
-    "pentagon": "M18 2.5l5.5 4l-2 6.3h-7l-2 -6.3z",
 }
 
 
@@ -50,7 +47,11 @@ def report_page(results: Results, analysis: Analysis, paths: WorkPaths) -> str:
     packed, digest = _packed_plotly()
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.filters["data"] = _data
     return environment.get_template("page.html").render(
@@ -91,7 +92,9 @@ def _legend(comparison: Comparison) -> list[dict[str, str]]:
 
     def entry(level: str, style: Style) -> dict[str, str]:
         dashes = _DASHES.get(style.dash, style.dash.replace("px", ""))
-        return {"level": level, "colour": style.colour, "dashes": dashes, "shape": _SHAPES[style.symbol]}
+        shape = style.symbol.removesuffix("-open")
+        fill = style.colour if shape == style.symbol else "#fff"
+        return {"level": level, "colour": style.colour, "dashes": dashes, "shape": _SHAPES[shape], "fill": fill}
 
     return [entry(level, style) for level, style in styles(comparison).items()]
 

@@ -9,7 +9,7 @@ from ..comparison import MANY_REPLICATES, ArmResult, Comparison, Pair, Verdict
 from ..errors import VaeSweepError
 from ..picking import Pick
 from ..results import Results, export_yaml, single_study
-from .page_parts import Answer, Item, count, interval, listed, nats, number
+from .page_parts import Answer, Item, count, digits_of, interval, listed, number, typeset
 from .panels import level_of
 from .tables import params_text, value_text
 
@@ -46,17 +46,17 @@ def _best(comparison: Comparison, taken: Pick | None, why: str) -> Answer:
     test = number(taken.test.mean)
     if taken.test.low is not None:
         test += f" {interval(taken.test.low, taken.test.high)}"
-    items = [
+    items = (
         Item("with", params_text(taken.params) or "nothing tuned"),
-        Item(comparison.metric, f"{test} nats per image, over {count(taken.test.count, 'fresh training')}"),
-        Item("because", taken.why),
-        Item("instead of", taken.gave_up),
-    ]
-    return Answer("best", "Which is best?", arm or "the only configuration", items=tuple(items))
+        Item(comparison.metric, f"{test} nats per image, over {count(taken.test.count, 'fresh training')} of it"),
+    )
+    lines, more = (_sentence(taken.gave_up),), (_sentence(taken.why),)
+    headline = arm or "The only configuration"
+    return Answer("best", "Which is best?", headline, lines, items, more=more, more_title="Why this one")
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return typeset(text[:1].upper() + text[1:] + ("" if text.endswith(".") else "."))
 
 
 # ------------------------------------------------------------------------------------ does it matter
@@ -108,50 +108,45 @@ def _facts(comparison: Comparison) -> tuple[str, ...]:
     if pool:
         top = max(pool, key=lambda pair: abs(pair.difference.mean) if pair.difference else 0.0)
         assert top.difference is not None
-        size = abs(top.difference.mean)
-        times = size / comparison.margin_nats if comparison.margin_nats else 0.0
+        mean, digits = top.difference.mean, digits_of(top.difference.mean)
+        times = abs(mean) / comparison.margin_nats if comparison.margin_nats else 0.0
         what = "Largest difference shown" if shown else "Largest difference seen, though not shown"
-        against = f"{_place(top, comparison)} against {_baseline(top, by_id)}"
-        bounds = interval(top.difference.low, top.difference.high, signed=True)
-        ratio = f", {times:.0f} times the margin" if times >= 2 else ""
-        sign = "+" if top.difference.mean > 0 else "−"
+        bounds = interval(top.difference.low, top.difference.high, digits, signed=True)
+        margin = f"{comparison.margin_nats:g} nats"
+        size = f"{times:.0f} times the margin of {margin}" if times >= 2 else f"the margin that matters is {margin}"
         facts.append(
-            f"{what}: {against}, {sign}{nats(size)} {bounds}; "
-            f"the margin that matters is {comparison.margin_nats:g} nats{ratio}."
+            f"{what}: {_place(top, comparison)} against {_baseline(top, by_id)}, "
+            f"{number(mean, digits, signed=True)} nats {bounds}; {size}."
         )
-    bounds = [b for p in known if p.verdict is Verdict.UNDECIDED and p.difference
-              for b in (p.difference.low, p.difference.high) if b is not None]  # fmt: skip
-    if bounds:
-        facts.append(
-            f"The differences that are not settled may be anything from {number(min(bounds), 1, signed=True)} "
-            f"to {number(max(bounds), 1, signed=True)} nats."
-        )
+    ends = [b for p in known if p.verdict is Verdict.UNDECIDED and p.difference
+            for b in (p.difference.low, p.difference.high) if b is not None]  # fmt: skip
+    if ends:
+        low, high = (number(end, digits_of(end), signed=True) for end in (min(ends), max(ends)))
+        facts.append(f"What is not settled may be anything from {low} to {high} nats.")
+    facts.append(f"Each against {_baseline(comparison.pairs[0], by_id)}:")
     return tuple(facts)
 
 
 def _levels(comparison: Comparison) -> tuple[Item, ...]:
     """What became of each compared level, in one line."""
-    by_id = {arm.id: arm for arm in comparison.arms}
     of: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
         of.setdefault(_level(pair, comparison), []).append(pair)
-    return tuple(Item(level, _summary(pairs, by_id, comparison)) for level, pairs in of.items())
+    return tuple(Item(level, _summary(pairs)) for level, pairs in of.items())
 
 
-def _summary(pairs: Sequence[Pair], by_id: dict[str, ArmResult], comparison: Comparison) -> str:
-    base = _baseline(pairs[0], by_id)
-    counts = Counter(_word(pair) for pair in pairs)
+def _summary(pairs: Sequence[Pair]) -> str:
+    counts = Counter(map(_word, pairs))
     parts = []
-    for word, many in counts.items():
+    for word in counts:
         at = [params_text(pair.context) for pair in pairs if _word(pair) == word and pair.context]
-        where = f" ({', '.join(at)})" if at and len(counts) > 1 else ""
-        parts.append(f"{word}{where}" if many < len(pairs) or many == 1 else f"{word} in all {many} comparisons")
+        parts.append(f"{word} at {', '.join(at)}" if at and len(counts) > 1 else word)
     means = [pair.difference.mean for pair in pairs if pair.difference is not None]
     span = ""
     if means:
-        ends = dict.fromkeys(number(value, 1 if abs(value) >= 10 else 2, signed=True) for value in (min(means), max(means)))
-        span = f"; seen {' to '.join(ends)} nats"
-    return f"{'; '.join(parts)}, against {base}{span}"
+        ends = dict.fromkeys(number(value, digits_of(value), signed=True) for value in (min(means), max(means)))
+        span = f" ({' to '.join(ends)} nats)"
+    return "; ".join(parts) + span
 
 
 def _word(pair: Pair) -> str:

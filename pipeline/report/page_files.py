@@ -15,7 +15,7 @@ from ..paths import WorkPaths
 from ..records import ENDED, Phase, State, TrialRecord
 from ..results import Results
 from . import figures
-from .page_parts import Picture, Pictures, Section, number
+from .page_parts import MISSING, Picture, Pictures, Section, number
 from .page_sections import arm_table, charts, name_of
 from .panels import level_of, panels
 
@@ -44,11 +44,13 @@ def learning(results: Results) -> Section:
     )
     label = "Mean validation value of the repeats by epoch"
     drawn = charts(comparison, "learning", label, lambda c: figures.learning_curves(comparison, curves, only=c))
+    last = max(map(len, curves.values())) - 1
+    places = sorted({round(i * last / 10) for i in range(11)})
     rows = {
-        arm: (*(number(values[at]) for at in (0, len(values) // 2, -1)), number(gains[arm], signed=True))
+        arm: (*(number(values[at]) if at < len(values) else MISSING for at in places), number(gains[arm], signed=True))
         for arm, values in curves.items()
     }
-    columns = ("first epoch", "half way", "last epoch", "gain of the last tenth")
+    columns = (*(f"epoch {at + 1}" for at in places), "gain of the last tenth")
     table = arm_table(comparison, "Mean val/elbo of the repeats, nats per image", columns, rows)
     return Section("learning", title, reading, charts=(drawn,), tables=(table,))
 
@@ -67,16 +69,16 @@ def sigmas(results: Results, paths: WorkPaths) -> Section:
     if not histograms:
         return Section("sigma", title, "The repeats have kept no histogram of σ.")
     medians = {arm: _quantiles(*histogram) for arm, histogram in histograms.items()}
-    lowest = min(medians, key=lambda arm: medians[arm][1])
-    highest = max(medians, key=lambda arm: medians[arm][1])
+    lowest = min(medians, key=lambda arm: medians[arm][2])
+    highest = max(medians, key=lambda arm: medians[arm][2])
     reading = (
-        f"Median σ goes from {medians[lowest][1]:.2g} ({name_of(comparison, lowest)}) to {medians[highest][1]:.2g} "
+        f"Median σ goes from {medians[lowest][2]:.2g} ({name_of(comparison, lowest)}) to {medians[highest][2]:.2g} "
         f"({name_of(comparison, highest)}). A peak at σ = 1 is a latent that carries nothing (the prior)."
     )
     label = "Spread of the posterior's σ over test images and latents"
     drawn = charts(comparison, "sigma", label, lambda c: figures.sigma_histograms(comparison, histograms, only=c))
     rows = {arm: tuple(f"{value:.3g}" for value in values) for arm, values in medians.items()}
-    table = arm_table(comparison, "Quantiles of σ, to the width of a bin", ("5%", "median", "95%"), rows)
+    table = arm_table(comparison, "Quantiles of σ, to the width of a bin", ("5%", "25%", "median", "75%", "95%"), rows)
     return Section("sigma", title, reading, charts=(drawn,), tables=(table,))
 
 
@@ -98,15 +100,15 @@ def _histogram(results: Results, arm: str, paths: WorkPaths) -> tuple[list[float
     return (edges, total) if sum(total) else None
 
 
-def _quantiles(edges: Sequence[float], counts: Sequence[float]) -> tuple[float, float, float]:
-    """5%, 50% and 95% of σ, by the middles of the bins."""
-    found, so_far, wanted = [], 0.0, [0.05, 0.5, 0.95]
+def _quantiles(edges: Sequence[float], counts: Sequence[float]) -> tuple[float, ...]:
+    """5%, 25%, 50%, 75% and 95% of σ, by the middles of the bins."""
+    found, so_far, wanted = [], 0.0, [0.05, 0.25, 0.5, 0.75, 0.95]
     for low, high, amount in zip(edges[:-1], edges[1:], counts, strict=True):
         so_far += amount
         while wanted and so_far >= wanted[0] * sum(counts):
             found.append(10 ** ((low + high) / 2))
             wanted.pop(0)
-    return found[0], found[1], found[2]
+    return tuple(found)
 
 
 def pictures(results: Results, paths: WorkPaths) -> Section:
@@ -160,4 +162,3 @@ def _content(record: TrialRecord, file: str, results: Results, paths: WorkPaths)
         return path.read_bytes()
     except OSError:
         return None
-

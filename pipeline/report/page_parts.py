@@ -6,6 +6,7 @@ Frozen records of plain text; the template turns them into HTML and escapes all 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,6 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     headers: int = 1
-    folded: bool = True
-    """shown on request: a chart shows the same"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +102,9 @@ class Answer:
     lines: tuple[str, ...] = ()
     items: tuple[Item, ...] = ()
     commands: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    """on request"""
+    more_title: str = ""
     code: str = ""
     code_title: str = ""
 
@@ -117,15 +119,21 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
     return ("0" if digits == 0 else f"0.{'0' * digits}") if float(text) == 0 else text.replace("-", "−")
 
 
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+def interval(low: float | None, high: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """`[−0.71, +1.89]`; a dash where there is none."""
-    return MISSING if low is None or high is None else f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
+    if low is None or high is None:
+        return MISSING
+    return f"[{number(low, digits, signed=signed)}, {number(high, digits, signed=signed)}]"
 
 
-def nats(size: float) -> str:
-    """A difference's size in words' precision: three significant digits at the most, two decimals at the most."""
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2
-    return f"{number(size, digits)} nats"
+def digits_of(size: float) -> int:
+    """Decimals of a difference in a sentence: about three significant digits, two decimals at the most."""
+    return 0 if abs(size) >= 100 else 1 if abs(size) >= 10 else 2
+
+
+def typeset(text: str) -> str:
+    """The text with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.\-])-(?=\d)", "−", text)
 
 
 def share(part: float) -> str:

@@ -16,7 +16,7 @@ from ..records import Params, Phase, State
 from ..results import Results
 from . import figures
 from .page_answer import shown_to_be_close, shown_to_differ
-from .page_parts import Chart, Charts, Section, Table, count, interval, listed, number, share, thousands
+from .page_parts import Chart, Charts, Section, Table, count, interval, listed, number, share, thousands, typeset
 from .panels import level_of, panels, styles
 from .tables import lost_text, params_text, value_text, verdict_sentences
 
@@ -24,6 +24,8 @@ MOST_PANELS = 12
 """contexts drawn; the tables have all"""
 MOST_PARAMETERS = 4
 """nuisance parameters drawn"""
+MOST_TRIALS = 2000
+"""search trials in a table"""
 
 
 def charts(
@@ -38,7 +40,11 @@ def charts(
         figure.update_layout(dragmode=False, showlegend=bool(figure.layout.showlegend))
         of = f" at {panel.title}" if panel.title else ""
         made.append(Chart(f"{id}-{i}", panel.title, f"{label}{of}.", json.loads(figure.to_json())))
-    note = f"Of {len(shown)} panels the first {MOST_PANELS} are drawn; the table has all." if len(shown) > len(made) else ""
+    note = (
+        f"Of {len(shown)} panels the first {MOST_PANELS} are drawn; the table has all."
+        if len(shown) > len(made)
+        else ""
+    )
     several = len(styles(comparison)) > 1
     return Charts(title, tuple(made), legend and several, note)
 
@@ -99,7 +105,7 @@ def intervals(comparison: Comparison) -> Section:
         )  # fmt: skip
     columns = ("difference", f"{100 * (1 - comparison.alpha):g}% interval", "p (Holm)", "p equivalence", "verdict")
     table = arm_table(comparison, "Every arm minus its baseline, nats per image", columns, rows)
-    lines = tuple(verdict_sentences(comparison))
+    lines = tuple(map(typeset, verdict_sentences(comparison)))
     return Section("intervals", "Differences", reading, lines, (drawn,), tables=(table,))
 
 
@@ -179,7 +185,8 @@ def tuning(comparison: Comparison, analysis: Analysis) -> Section:
         return lambda context: figures.tuning_curves(comparison, analysis.tuning, by=axis, only=context)
 
     drawn = [charts(comparison, "tuning", "Best validation value by trials", by("trials"), title="By trials")]
-    if len({curve.epochs[-1] for curve in curves}) > 1:
+    spent = [curve.epochs[-1] for curve in curves]
+    if max(spent) > 1.05 * min(spent):
         label = "Best validation value by epochs spent"
         drawn.append(charts(comparison, "tuning-epochs", label, by("epochs"), title="By epochs spent"))
     if any(curve.band is not None for curve in curves):
@@ -192,26 +199,55 @@ def tuning(comparison: Comparison, analysis: Analysis) -> Section:
             title="What random search would reach (median and simultaneous band, OPDA)",
         )
         drawn.append(bands)
-    rows = {}
+    return Section("tuning", "Tuning curves", reading, charts=tuple(drawn), tables=_tuning_tables(comparison, curves))
+
+
+def _tuning_tables(comparison: Comparison, curves: Sequence[TuningCurve]) -> tuple[Table, ...]:
+    """The curves at no more than 16 places, how they end, and the bands where there are some."""
+    last = max(curve.trials[-1] for curve in curves)
+    at = sorted({round(1 + i * (last - 1) / 15) for i in range(16)})
+    means = {}
+    ends = {}
     for curve in curves:
-        at = sorted({0, (len(curve.trials) - 1) // 2, len(curve.trials) - 1})
-        values = [f"{number(curve.mean[i])} after {curve.trials[i]}" for i in at]
-        rows[curve.arm] = (
-            "; ".join(values),
+        of = dict(zip(curve.trials, curve.mean, strict=True))
+        means[curve.arm] = [number(of.get(trial)) for trial in at]
+        ends[curve.arm] = (
             interval(curve.low[-1], curve.high[-1]),
-            f"{_settled(curve, margin)} of {curve.trials[-1]}",
+            f"{_settled(curve, comparison.margin_nats)} of {curve.trials[-1]}",
             f"{curve.epochs[-1]:.0f}",
         )
-    columns = ("best val/elbo so far", "interval at the end", f"trials to within {margin:g} nats", "epochs a search")
-    table = arm_table(comparison, "Tuning curves, means over searches", columns, rows)
-    return Section("tuning", "Tuning curves", reading, charts=tuple(drawn), tables=(table,))
+    tables = [
+        arm_table(comparison, "Best val/elbo after so many trials, mean over searches", list(map(str, at)), means),
+        arm_table(
+            comparison,
+            "How the searches ended",
+            ("interval at the end", f"trials to within {comparison.margin_nats:g} nats", "epochs a search"),
+            ends,
+        ),
+    ]
+    bands = {curve.arm: curve.band for curve in curves if curve.band is not None}
+    if bands:
+        places = sorted({2**i for i in range(12)} & {trial for band in bands.values() for trial in band.trials})
+        rows = {}
+        for arm, band in bands.items():
+            cells = {t: (m, lo, hi) for t, m, lo, hi in zip(band.trials, band.median, band.low, band.high, strict=True)}
+            rows[arm] = [
+                f"{number(cells[place][0])} {interval(*cells[place][1:])}" if place in cells else "—"
+                for place in places
+            ]
+            rows[arm].append(str(band.draws))
+        columns = (*(f"best of {place}" for place in places), "random trials behind it")
+        tables.append(arm_table(comparison, "What random search would reach: median and band", columns, rows))
+    return tuple(tables)
 
 
 def _settled(curve: TuningCurve, margin: float) -> int:
     """Trials after which the mean best is within the margin of its last value."""
     last = curve.mean[-1]
     assert last is not None
-    return next(n for n, value in zip(curve.trials, curve.mean, strict=True) if value is not None and value >= last - margin)
+    return next(
+        n for n, value in zip(curve.trials, curve.mean, strict=True) if value is not None and value >= last - margin
+    )
 
 
 def sensitivity(results: Results, analysis: Analysis) -> Section:
@@ -224,9 +260,14 @@ def sensitivity(results: Results, analysis: Analysis) -> Section:
         of.setdefault(one.parameter, []).append(one.importance)
     mean = {name: sum(values) / len(values) if values else 0.0 for name, values in of.items()}
     first = sorted(parameters, key=lambda name: (-mean[name], parameters.index(name)))
-    reading = "Each mark is a search trial, crosses at the bottom diverged; a line joins the best of each eighth."
+    reading = (
+        "Each mark is a search trial; at the bottom, strokes are worse than the chart shows and crosses diverged. "
+        "A line joins the best trial of each eighth of the range."
+    )
     if analysis.importances and len(parameters) > 1:
-        reading = f"{first[0]} explains most of the spread ({share(mean[first[0]])} on average over the arms). " + reading
+        reading = (
+            f"{first[0]} explains most of the spread ({share(mean[first[0]])} on average over the arms). " + reading
+        )
     drawn = [
         charts(
             comparison,
@@ -280,19 +321,21 @@ def _easy(comparison: Comparison, analysis: Analysis) -> Table:
 
 
 def _trials(results: Results, analysis: Analysis) -> Table:
-    """The best search trials of every arm: all of them would be most of the page."""
+    """Every search trial, or the best of every arm where all of them would be most of the page."""
     comparison, parameters = results.comparison, list(results.study.nuisance)
     by_arm: dict[str, list[Any]] = {}
     for point in analysis.points:
         by_arm.setdefault(point.arm, []).append(point)
     body = []
+    most = 3 if len(analysis.points) > MOST_TRIALS else MOST_TRIALS
     for arm in comparison.arms:
-        known = [point for point in by_arm.get(arm.id, ()) if point.value is not None]
-        for point in sorted(known, key=lambda p: (-p.value, p.replicate, p.number))[:3]:
+        mine = by_arm.get(arm.id, [])
+        ranked = sorted(mine, key=lambda p: (p.value is None, -(p.value or 0.0), p.replicate, p.number))
+        for point in ranked[:most]:
             cells = (value_text(point.params.get(name)) for name in parameters)
             body.append((*arm_cells(comparison, arm), number(point.value), *cells, f"{point.replicate}/{point.number}"))
     heads = arm_columns(comparison) or ("arm",)
-    caption = "The three best search trials of every arm (`vae-sweep compare --json` and the data frames have all)"
+    caption = "The three best search trials of every arm" if most == 3 else "Every search trial, best first"
     return Table(caption, (*heads, "val/elbo", *parameters, "search/trial"), tuple(body), headers=len(heads))
 
 
@@ -316,7 +359,9 @@ def spread(comparison: Comparison, analysis: Analysis) -> Section:
         )
     if gaps:
         mean = sum(one.gap for one in gaps.values()) / len(gaps)
-        reading += f"A search's best value was {number(mean, signed=True)} nats above what fresh trainings of it reached."
+        reading += (
+            f"A search's best value was {number(mean, signed=True)} nats above what fresh trainings of it reached."
+        )
     rows = {}
     for arm in comparison.arms:
         one, gap = split.get(arm.id), gaps.get(arm.id)
@@ -327,7 +372,9 @@ def spread(comparison: Comparison, analysis: Analysis) -> Section:
         )
     columns = ("between searches", "between seeds", "test images", "optimism of the search", "its interval")
     table = arm_table(comparison, "Standard deviations and optimism, nats per image", columns, rows)
-    return Section("spread", "Spread and optimism", reading or "One search an arm: no spread is known.", tables=(table,))
+    return Section(
+        "spread", "Spread and optimism", reading or "One search an arm: no spread is known.", tables=(table,)
+    )
 
 
 def rate_distortion(comparison: Comparison, analysis: Analysis) -> Section:
@@ -339,7 +386,8 @@ def rate_distortion(comparison: Comparison, analysis: Analysis) -> Section:
     rates = [point.rate for point in points]
     reading = (
         f"Models of equal ELBO lie on a line like the dotted one (the best). Rates go from {number(min(rates), 1)} to "
-        f"{number(max(rates), 1)} nats: a rate near 0 means that the latents carry nothing."
+        f"{number(max(rates), 1)} nats: a rate near 0 means that the latents carry nothing. "
+        "Marks on the upper or right edge lie beyond it."
     )
     drawn = charts(
         comparison,
@@ -347,13 +395,13 @@ def rate_distortion(comparison: Comparison, analysis: Analysis) -> Section:
         "Every repeat by rate and distortion on test images",
         lambda context: figures.rate_distortion(comparison, points, only=context),
     )
-    rows = {}
-    for arm in comparison.arms:
-        mine = [point for point in points if point.arm == arm.id]
-        if mine:
-            means = (sum(p.rate for p in mine) / len(mine), sum(p.distortion for p in mine) / len(mine))
-            rows[arm.id] = (number(means[0]), number(means[1]), str(len(mine)))
-    table = arm_table(comparison, "Means over repeats, nats per image", ("rate", "distortion", "repeats"), rows)
+    heads = arm_columns(comparison) or ("arm",)
+    body = tuple(
+        (*arm_cells(comparison, p.arm), number(p.rate), number(p.distortion), f"{p.replicate}/{p.number}")
+        for p in points
+    )
+    columns = (*heads, "rate", "distortion", "search/repeat")
+    table = Table("Every repeat, nats per image", columns, body[:MOST_TRIALS], headers=len(heads))
     return Section("rate-distortion", title, reading, charts=(drawn,), tables=(table,))
 
 
@@ -367,7 +415,9 @@ def budget(comparison: Comparison) -> Section:
     trials = {row[:-1] for row in rows.values()}
     spent = [sum(arm.epochs.values()) for arm in comparison.arms]
     reading = f"{count(sum(spent), 'epoch')} in all. "
-    reading += "Every arm got the same number of trainings" if len(trials) == 1 else "Arms have had unequal numbers so far"
+    reading += (
+        "Every arm got the same number of trainings" if len(trials) == 1 else "Arms have had unequal numbers so far"
+    )
     if len(set(spent)) > 1:
         reading += (
             f", but spent from {thousands(min(spent))} to {thousands(max(spent))} epochs, "
@@ -395,7 +445,7 @@ def reproduce(results: Results) -> Section:
     )
     if not sweep.reproducible:
         reading = "This sweep is marked as not reproducible: running it again may give other numbers."
-    table = Table("Study, data and numerics fingerprint", ("what", "value"), tuple(facts), folded=False)
+    table = Table("Study, data and numerics fingerprint", ("what", "value"), tuple(facts))
     commands = ("vae-sweep run study.yaml", f"vae-sweep compare {sweep.name} --html report.html")
     return Section(
         "reproduce", "How to reproduce", reading, tables=(table,), commands=commands, code=dump_study(results.study)

@@ -15,10 +15,12 @@ from ..comparison import ArmResult, Comparison, Estimate
 from ..records import Params
 from .tables import params_text, value_text
 
+DWARFS = 3.0
+"""a range leaves out what is so many medians away"""
 COLOURS = ("#1b1b1b", "#0072b2", "#d55e00", "#00805e", "#9b4f96", "#a06c00", "#2a86b3", "#7b2d42")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "4px 2px 1px 2px")
 SYMBOLS = (
-    "circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star", "hexagon", "pentagon",
+    "circle", "square", "diamond", "cross", "circle-open", "star", "square-open", "hourglass", "diamond-open",
 )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def bounds(found: Estimate) -> tuple[float, float]:
 def spread(sizes: Sequence[float]) -> float:
     """A size that shows most of `sizes` well: the largest, unless it dwarfs the median."""
     known = [size for size in sizes if math.isfinite(size)] or [1.0]
-    return min(max(known), max(5 * statistics.median(known), 1e-9)) or 1.0
+    return min(max(known), max(DWARFS * statistics.median(known), 1e-9)) or 1.0
 
 
 def visible(values: Sequence[float], *, top: bool = False) -> tuple[float, float]:
