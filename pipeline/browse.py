@@ -26,6 +26,7 @@ from .errors import UserError, VaeSweepError
 from .extension import lasting_hash
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
+from .paths import WorkPaths
 from .records import ENDED, Phase, TrialRecord
 from .report.tables import comparison_table, render_text, verdict_sentences
 from .results import Results, load_results
@@ -70,13 +71,26 @@ def subject_of(results: Results, where: Where) -> Subject:
     )
 
 
-def final_files(ledger: Ledger, name: str) -> Mapping[str, str]:
-    """Texts that the sweep's parent run ends with."""
+def final_files(ledger: Ledger, name: str, paths: WorkPaths) -> Mapping[str, str]:
+    """Texts that the sweep's parent run ends with: comparison, table, report page."""
     results = load_results(ledger, name)
     table = render_text(comparison_table(results.comparison, width=110), width=110)
     sentences = "\n".join(verdict_sentences(results.comparison))
     text = f"{results.study.question}\n\n{table}\n{sentences}\n"
-    return {"compare.json": to_json(results.comparison), "compare.txt": text}
+    return {"compare.json": to_json(results.comparison), "compare.txt": text, **_page_file(results, paths)}
+
+
+def _page_file(results: Results, paths: WorkPaths) -> Mapping[str, str]:
+    """The report page; left out, with a line that says why, where it cannot be made: the delivery goes on."""
+    try:
+        from .report.page import report_page
+
+        return {"report.html": report_page(results, paths)}
+    except Exception as error:
+        print(
+            f"report.html is left out: {type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr, flush=True
+        )
+        return {}
 
 
 def synchronise(name: str, where: Where, console: Console, *, check: bool, follow: bool) -> int:
@@ -107,7 +121,7 @@ def _check(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console)
 
 
 def _follow(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
-    report = follow(ledger, tracker, subject, final_files=lambda: final_files(ledger, subject.sweep))
+    report = follow(ledger, tracker, subject, final_files=lambda: final_files(ledger, subject.sweep, subject.paths))
     console.print(f"delivered {report.delivered}, {report.remaining} left")
     return 1 if report.remaining else 0
 
@@ -121,7 +135,7 @@ def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Consol
         return 1
     sweep = ledger.sweep(subject.sweep)
     if sweep is not None and sweep.status != "running":
-        finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep), metrics={})
+        finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep, subject.paths), metrics={})
     console.print(f"{report.delivered} delivered, {report.remaining} left.")
     return 1 if report.remaining else 0
 

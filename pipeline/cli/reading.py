@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from .common import (
     print_comparison,
     workdir_words,
 )
+
+if TYPE_CHECKING:
+    from ..results import Results
 
 
 @app.command("list")
@@ -126,6 +129,9 @@ def compare(
     against: Annotated[
         str | None, typer.Option(metavar="OTHER", help="Each arm against the same one of another sweep instead.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report page too; - prints that only.")
+    ] = None,
     workdir: Workdir = SWEEPS,
     as_json: AsJson = False,
     address: Address = None,
@@ -133,22 +139,28 @@ def compare(
     """The comparison of all arms; provisional while the sweep runs."""
     from ..comparison import to_json
 
-    if against is not None and all_pairs:
-        raise UserError("compare takes --against OTHER or --all-pairs, not both: run it twice.")
+    if against is not None and (all_pairs or html):
+        raise UserError("compare takes --against OTHER without --all-pairs and --html: run it twice.")
     with open_results(name, workdir) as results:
         if against is not None:
             _compare_with(results, against, workdir, as_json)
             return
         found = results.every_pair() if all_pairs else results.comparison
-        if as_json:
-            sys.stdout.write(to_json(found))
-            return
+        page = _page(results, workdir) if html is not None else ""
+    if html == Path("-"):
+        sys.stdout.write(page)
+        return
+    if as_json:
+        sys.stdout.write(to_json(found))
+    else:
         console = make_console()
         print_comparison(console, results)
         if all_pairs:
             from ..report.comparison import pairs_table
 
             console.print(pairs_table(found, console.width))
+    if html is not None:
+        _write_page(html, page, quiet=as_json)
 
 
 def _compare_with(results: Any, other: str, workdir: Path, as_json: bool) -> None:
@@ -164,6 +176,24 @@ def _compare_with(results: Any, other: str, workdir: Path, as_json: bool) -> Non
     console = make_console()
     console.print(against_table(found, console.width))
     console.print(verdict_text(found))
+
+
+def _page(results: Results, workdir: Path) -> str:
+    from ..paths import WorkPaths
+    from ..report.page import report_page
+
+    return report_page(results, WorkPaths.at(workdir))
+
+
+def _write_page(file: Path, page: str, *, quiet: bool) -> None:
+    from ..paths import write_atomically
+
+    try:
+        write_atomically(file, page.encode())
+    except OSError as error:
+        raise UserError(f"--html must name a file that can be written, but {str(file)!r}: {error.strerror}.") from error
+    if not quiet:
+        make_console().print(f"\nreport: {escaped(str(file.resolve()))}", soft_wrap=True)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -184,7 +185,8 @@ def sensitivity(
 ) -> go.Figure:
     """Validation value of every search trial over one nuisance parameter; lines join the best in each eighth.
 
-    At the bottom: trials below the panel's range are strokes, diverged ones crosses. Numbers that span a factor of 30 get a log axis.
+    At the bottom: trials below the panel's range are strokes, diverged ones crosses. Numbers that span a factor of
+    30 get a log axis.
     """
     mine = [point for point in points if parameter in point.params]
     number = all(isinstance(p.params[parameter], int | float) for p in mine)
@@ -349,7 +351,7 @@ def sigma_histograms(
     for row, arm, style in _each(shown, comparison, histograms):
         edges, counts = histograms[arm.id]
         total = sum(counts) or 1.0
-        middles = [10 ** ((low + high) / 2) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        middles = [10 ** ((low + high) / 2) for low, high in pairwise(edges)]
         seen.setdefault(row, []).extend(x for x, count in zip(middles, counts, strict=True) if count > 0.001 * total)
         trace = _line(arm, comparison, style, middles, [100 * count / total for count in counts], row)
         trace.update(mode="lines", line={"shape": "hvh"})

@@ -17,11 +17,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..analysis.shapes import Analysis
+from ..analysis import Analysis, analyse
 from ..comparison import Comparison
 from ..paths import WorkPaths
 from ..results import Results
-from . import page_files, page_sections
+from . import page_files, page_searches, page_sections
 from .figures import plotly_source
 from .page_answer import answers, banners
 from .page_parts import Section
@@ -41,9 +41,12 @@ _SHAPES = {
 }
 
 
-def report_page(results: Results, analysis: Analysis, paths: WorkPaths) -> str:
-    """The page of a sweep, finished or not. Files of trials are read below `paths`; missing ones are named there."""
-    sections = _sections(results, analysis, paths)
+def report_page(results: Results, paths: WorkPaths, analysis: Analysis | None = None) -> str:
+    """The page of a sweep, finished or not, as HTML.
+
+    Files of trials are read below `paths`; where one is missing the page says so. `analysis`: made here unless given.
+    """
+    sections = _sections(results, analysis or analyse(results), paths)
     packed, digest = _packed_plotly()
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     environment = Environment(
@@ -61,8 +64,8 @@ def report_page(results: Results, analysis: Analysis, paths: WorkPaths) -> str:
         answers=answers(results),
         sections=sections,
         legend=_legend(results.comparison),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of ours
-        script=Markup(script),  # noqa: S704 - a file of ours
+        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
         script_digest=_digest(script),
         plotly=packed,
         plotly_digest=digest,
@@ -75,8 +78,8 @@ def _sections(results: Results, analysis: Analysis, paths: WorkPaths) -> tuple[S
         page_sections.intervals(comparison),
         page_sections.all_arms(comparison),
         page_sections.divergence(comparison),
-        page_sections.tuning(comparison, analysis),
-        page_sections.sensitivity(results, analysis),
+        page_searches.tuning(comparison, analysis),
+        page_searches.sensitivity(results, analysis),
         page_files.learning(results),
         page_sections.rate_distortion(comparison, analysis),
         page_files.sigmas(results, paths),
@@ -104,7 +107,7 @@ def _data(value: Any) -> Markup:
     plain = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for sign in "<>&\u2028\u2029":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(plain)  # noqa: S704 - nothing is left that HTML gives a meaning to
+    return Markup(plain)
 
 
 @functools.cache
@@ -112,7 +115,7 @@ def _packed_plotly() -> tuple[str, str]:
     """plotly.js, gzip in base64, and the digest of its source."""
     source = plotly_source()
     packed = gzip.compress(source.encode(), compresslevel=9, mtime=0)
-    return base64.b64encode(packed).decode(), _digest(source)
+    return base64.encodebytes(packed).decode(), _digest(source)  # in lines: logs and mails cut very long ones
 
 
 def _digest(source: str) -> str:

@@ -1,4 +1,7 @@
-"""The report page's first screen: which is best, does it matter, what do I run now. Words from a comparison; no files."""
+"""The report page's first screen: which is best, does it matter, what do I run now.
+
+Turns a comparison and the pick into words. Reads no file.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +189,7 @@ def _now(results: Results, taken: Pick | None) -> Answer:
         question,
         headline,
         (
-            "It gives the same numbers as in the sweep, on the same kind of machine; its weights and pictures come too.",
+            "It gives the same numbers as in the sweep, on the same kind of machine, with weights and pictures.",
             *outlook,
         ),
         commands=(f"vae-sweep best {name} --export best.yaml", "vae-sweep train best.yaml"),

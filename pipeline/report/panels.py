@@ -98,4 +98,5 @@ def visible(values: Sequence[float], *, top: bool = False) -> tuple[float, float
 
 
 def padded(low: float, high: float) -> list[float]:
+    """The range with a twentieth of it on either side."""
     return [low - 0.05 * (high - low), high + 0.05 * (high - low)]
