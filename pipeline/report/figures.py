@@ -44,8 +44,8 @@ def differences(comparison: Comparison, *, only: Params | None = None) -> go.Fig
     shown = [Panel(p.context, tuple(a for a in p.arms if a.id in pairs)) for p in panels(comparison, only)]
     margin = comparison.margin_nats
     span = (
-        max(-limit, min(-2 * margin, *(low for low, _ in every))),
-        min(limit, max(2 * margin, *(h for _, h in every))),
+        max(-limit, min([-2 * margin, *(low for low, _ in every)])),
+        min(limit, max([2 * margin, *(high for _, high in every)])),
     )
     figure = _figure(shown, "difference, nats per image", "", rows=True)
 
@@ -394,21 +394,20 @@ def _figure(shown: Sequence[Panel], x_title: str, y_title: str, *, rows: bool = 
     gap = AROUND_PIXELS / total if len(heights) > 1 else 0.0
     figure = make_subplots(rows=len(heights), cols=1, row_heights=heights, subplot_titles=titles, vertical_spacing=gap)
     axis = {"gridcolor": "#e2e2e2", "linecolor": "#888", "showline": True, "ticks": "outside", "tickcolor": "#888"}
-    figure.update_layout(
-        template="none",
-        height=total + 20,
-        font={"family": FONT, "size": 13, "color": "#1b1b1b"},
-        margin={"l": 8, "r": 14, "t": 24 if titles else 8, "b": 8},
-        legend={"orientation": "h", "yanchor": "top", "y": -AROUND_PIXELS / total, "x": 0},
-        hovermode="closest",
-    )
-    figure.update_xaxes(
-        **axis, automargin=True, zeroline=False, title={"text": _text(x_title), "standoff": 8, "font": {"size": 13}}
-    )
-    figure.update_yaxes(
-        **axis, automargin=True, zeroline=False, title={"text": y_title, "standoff": 6, "font": {"size": 13}}
-    )
-    return figure
+    axis |= {"automargin": True, "zeroline": False}
+    font = {"font": {"size": 13}}
+    layout: dict[str, Any] = {
+        "template": "none",
+        "height": total + 20,
+        "font": {"family": FONT, "size": 13, "color": "#1b1b1b"},
+        "margin": {"l": 8, "r": 14, "t": 24 if titles else 8, "b": 8},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -AROUND_PIXELS / total, "x": 0},
+        "hovermode": "closest",
+    }
+    for i in range(1, len(heights) + 1):
+        layout[f"xaxis{i}"] = {**axis, "title": {"text": _text(x_title), "standoff": 8, **font}}
+        layout[f"yaxis{i}"] = {**axis, "title": {"text": y_title, "standoff": 6, **font}}
+    return figure.update_layout(layout)
 
 
 def _each(

@@ -5,7 +5,6 @@ Turns a comparison and the pick into words. Reads no file.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from ..comparison import MANY_REPLICATES, ArmResult, Comparison, Pair, Verdict
@@ -139,11 +138,11 @@ def _levels(comparison: Comparison) -> tuple[Item, ...]:
 
 
 def _summary(pairs: Sequence[Pair]) -> str:
-    counts = Counter(map(_word, pairs))
     parts = []
-    for word in counts:
+    words = list(dict.fromkeys(_word(pair) for verdict in Verdict for pair in pairs if pair.verdict is verdict))
+    for word in words:
         at = [params_text(pair.context) for pair in pairs if _word(pair) == word and pair.context]
-        parts.append(f"{word} at {', '.join(at)}" if at and len(counts) > 1 else word)
+        parts.append(f"{word} at {', '.join(at)}" if at and len(words) > 1 else word)
     means = [pair.difference.mean for pair in pairs if pair.difference is not None]
     span = ""
     if means:

@@ -33,11 +33,14 @@ def charts(
     shown = panels(comparison)
     made = []
     for i, panel in enumerate(shown[:MOST_PANELS]):
-        figure = draw(panel.context)
-        figure.update_xaxes(fixedrange=True).update_yaxes(fixedrange=True)
-        figure.update_layout(dragmode=False, showlegend=bool(figure.layout.showlegend))
+        figure = json.loads(draw(panel.context).to_json())
+        layout = figure["layout"]
+        layout |= {"dragmode": False, "showlegend": layout.get("showlegend", False)}
+        for name, axis in layout.items():
+            if name.startswith(("xaxis", "yaxis")):
+                axis["fixedrange"] = True  # a finger that scrolls the page must not zoom
         of = f" at {panel.title}" if panel.title else ""
-        made.append(Chart(f"{id}-{i}", panel.title, f"{label}{of}.", json.loads(figure.to_json())))
+        made.append(Chart(f"{id}-{i}", panel.title, f"{label}{of}.", figure))
     note = (
         f"Of {len(shown)} panels the first {MOST_PANELS} are drawn; the table has all."
         if len(shown) > len(made)
