@@ -28,6 +28,8 @@ from .page_parts import Section
 from .panels import Style, styles
 
 _FOLDER = Path(__file__).parent
+SHORT_TABLE = 15
+"""rows of a table that is shown without being asked for, in a section without charts"""
 _DASHES = {
     "solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 4", "longdashdot": "11 3 2 3",
 }  # fmt: skip
@@ -67,6 +69,7 @@ def report_page(results: Results, paths: WorkPaths, analysis: Analysis | None = 
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=_digest(script),
+        short_table=SHORT_TABLE,
         plotly=packed,
         plotly_digest=digest,
     )

@@ -84,6 +84,7 @@ def intervals(comparison: Comparison) -> Section:
     """The differences from the matched baselines."""
     if not comparison.pairs:
         return Section("intervals", "Differences", "There is one arm: nothing to compare.")
+    by_id = {arm.id: level_of(arm, comparison.factors) for arm in comparison.arms}
     differ = sum(map(shown_to_differ, comparison.pairs))
     close = sum(map(shown_to_be_close, comparison.pairs))
     reading = (
@@ -96,18 +97,20 @@ def intervals(comparison: Comparison) -> Section:
     rows = {}
     for pair in comparison.pairs:
         found = pair.difference
+        small = pair.inside_margin and pair.verdict in (Verdict.BETTER, Verdict.WORSE)
         rows[pair.arm] = (
             number(found.mean if found else None, signed=True),
             interval(found.low, found.high, signed=True) if found else "—",
             f"{pair.p_holm:.3f}",
             f"{pair.equivalence_p_holm:.3f}",
-            str(pair.verdict) + (", inside the margin" if shown_to_differ(pair) is False and pair.inside_margin and
-                                 pair.verdict in (Verdict.BETTER, Verdict.WORSE) else ""),
-        )  # fmt: skip
+            f"{pair.verdict}, inside the margin" if small else str(pair.verdict),
+        )
     columns = ("difference", f"{100 * (1 - comparison.alpha):g}% interval", "p (Holm)", "p equivalence", "verdict")
     table = arm_table(comparison, "Every arm minus its baseline, nats per image", columns, rows)
     lines = tuple(map(typeset, verdict_sentences(comparison)))
-    return Section("intervals", "Differences", reading, lines, (drawn,), tables=(table,))
+    bases = {by_id[pair.baseline] for pair in comparison.pairs}
+    title = f"Differences from {bases.pop()}" if len(bases) == 1 else "Differences"
+    return Section("intervals", title, reading, lines, (drawn,), tables=(table,))
 
 
 def all_arms(comparison: Comparison) -> Section:
