@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ from .results import Results, load_results
 from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
 from .search.study import Told
 from .stages import METRIC_CURVE, Stages
-from .tracking.base import DatasetInfo, Tracker
+from .tracking.base import SUMMARY_FILE, DatasetInfo, Tracker
 from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of
 
 OPTUNA_VARIABLE = "VAE_SWEEP_OPTUNA_URL"
@@ -75,9 +76,14 @@ def final_files(ledger: Ledger, name: str, paths: WorkPaths) -> Mapping[str, str
     """Texts that the sweep's parent run ends with: comparison, table, report page."""
     results = load_results(ledger, name)
     table = render_text(comparison_table(results.comparison, width=110), width=110)
-    sentences = "\n".join(verdict_sentences(results.comparison))
-    text = f"{results.study.question}\n\n{table}\n{sentences}\n"
-    return {"compare.json": to_json(results.comparison), "compare.txt": text, **_page_file(results, paths)}
+    sentences = verdict_sentences(results.comparison)
+    text = "\n".join([results.study.question, "", table, *(textwrap.fill(line, 110) for line in sentences), ""])
+    return {
+        SUMMARY_FILE: "\n\n".join(sentences) + "\n",
+        **_page_file(results, paths),
+        "compare.txt": text,
+        "compare.json": to_json(results.comparison),
+    }
 
 
 def _page_file(results: Results, paths: WorkPaths) -> Mapping[str, str]:

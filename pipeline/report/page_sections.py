@@ -153,7 +153,7 @@ def divergence(comparison: Comparison) -> Section:
             cells.append(f"{bad} of {sum(ended.values())}")
             if bad and phase is Phase.SEARCH:
                 lost.append((bad / sum(ended.values()), arm.id))
-        rows[arm.id] = (*cells, lost_text(arm, comparison) or "none")
+        rows[arm.id] = (*cells, lost_text(arm) or "none")
     reading = "No training diverged or failed."
     if any(cell[0] != "0" for row in rows.values() for cell in row[:-1]):
         worst = sorted(lost, reverse=True)[:3]
