@@ -6,7 +6,7 @@ Needs neither torch nor the data. Knows no worker and no tracker.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from .config import HYPERPARAMETERS, Study, resolved, study_mapping, study_of
 from .data.dataset import DataSet
 from .errors import UserError
 from .ledger.store import Ledger, SweepRecord
-from .picking import Pick, pick
+from .picking import Pick, parse_where, pick
 from .records import Params, TrialKey, TrialRecord
 from .space import Arm, arms, baseline_arm, hyperparameters
 from .stages import standing
@@ -66,9 +66,18 @@ class Results:
     def _side(self) -> Side:
         return Side(self.sweep.name, json.loads(self.sweep.study), self.comparison, self.sweep.fingerprint)
 
-    def pick(self) -> Pick:
-        """The configuration to take; see picking.py."""
-        return pick(self.comparison, self.records)
+    def pick(self, rule: str = "max", where: Sequence[str] = (), objectives: Sequence[str] = ()) -> Pick:
+        """The configuration to take; see picking/. `where`: `factor=value`. Raises UserError."""
+        return pick(
+            self.comparison,
+            self.records,
+            search_metric=self.study.search.metric,
+            rule=rule,
+            where=parse_where(where, self.study.scientific),
+            objectives=objectives,
+            fixed=hyperparameters(self.study, Arm("", {}), {}),
+            domains=self.study.nuisance,
+        )
 
 
 def describe(study: Study, dataset: DataSet) -> dict[str, Any]:

@@ -34,7 +34,7 @@ HOMES = {
     "pandas": {"frames.py"},
     "safetensors": {"packed/finish.py"},
     "PIL": {"vae/pictures.py", "tracking/mlflow_tracker.py"},
-    "typer": {"cli/common.py", "cli/launching.py", "cli/reading.py", "cli/removing.py"},
+    "typer": {"cli/choosing.py", "cli/common.py", "cli/launching.py", "cli/reading.py", "cli/removing.py"},
 }
 MAX_SPINE_FILES = 13
 

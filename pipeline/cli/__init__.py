@@ -12,10 +12,10 @@ from rich.console import Console
 
 from ..errors import VaeSweepError
 from ..execution.environment import CLIENT_VERSION
-from . import launching, reading, removing
+from . import choosing, launching, reading, removing
 from .common import app, escaped
 
-__all__ = ["app", "launching", "main", "reading", "removing"]
+__all__ = ["app", "choosing", "launching", "main", "reading", "removing"]
 
 
 def main() -> None:

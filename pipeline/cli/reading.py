@@ -1,4 +1,4 @@
-"""The verbs about what there is: list, status, show, stop, compare, best, ui, sync."""
+"""The verbs about what there is: list, status, show, stop, compare, ui, sync."""
 
 from __future__ import annotations
 
@@ -194,41 +194,6 @@ def _write_page(file: Path, page: str, *, quiet: bool) -> None:
         raise UserError(f"--html must name a file that can be written, but {str(file)!r}: {error.strerror}.") from error
     if not quiet:
         make_console().print(f"\nreport: {escaped(str(file.resolve()))}", soft_wrap=True)
-
-
-@app.command()
-def best(
-    name: Name,
-    export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it as a study file for `train`; - prints that only.")
-    ] = None,
-    workdir: Workdir = SWEEPS,
-    as_json: AsJson = False,
-    address: Address = None,
-) -> None:
-    """The configuration to take, why, and what taking it gives up."""
-    from ..paths import write_atomically
-    from ..report.views import best_facts, best_view
-    from ..results import export_yaml, single_study
-
-    with open_results(name, workdir) as results:
-        pick = results.pick()
-    console = make_console()
-    text = export_yaml(single_study(results, results.record(str(pick.trial)), f"{name}-best"))
-    if export == Path("-"):
-        sys.stdout.write(text)
-        return
-    if as_json:
-        print(json.dumps(best_facts(results, pick), sort_keys=True))
-    else:
-        console.print(best_view(results, pick))
-    if export is not None:
-        write_atomically(export, text.encode())
-        if not as_json:
-            console.print(f"\nwritten to {escaped(str(export))}; train it: [bold]{command('train', export)}[/]")
-    elif not as_json:
-        words = command("best", name, *workdir_words(workdir), "--export")
-        console.print(f"\nas a study file: [bold]{words} {'- > ' if '--address' in words else ''}best.yaml[/]")
 
 
 @app.command()

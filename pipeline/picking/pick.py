@@ -1,7 +1,7 @@
 """Which configuration to take, and why: out of a search, and out of the whole sweep.
 
-Selection is on validation data only; test values are carried along for the reader. Knows no ledger,
-no study file and no terminal. All metrics are maximised.
+Selection is on validation data only; test values are carried along for the reader. The rules of the choice
+over all arms are in rules.py. Knows no ledger and no terminal. All metrics are maximised.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..comparison import ArmResult, Comparison, Estimate, ReplicateResult, estimate, metric_value
+from ..comparison import ArmResult, Comparison, Estimate, estimate
+from ..config import Domain
 from ..errors import UserError, VaeSweepError
-from ..records import ENDED, Params, Phase, TrialKey, TrialRecord, canonical_json
+from ..records import Params, Phase, TrialKey, TrialRecord
+from .candidates import Candidate, Contest, make_contest
+from .certainty import Certainty, certainty
+from .rules import OBJECTIVES, RULES, Choice, FrontPoint, highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,11 @@ class Pick:
     """over the configuration's own converged repeats: not what it was chosen by"""
     why: str
     gave_up: str
-    """the next best arm and how far behind it is"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The chosen configuration of one search."""
-
-    arm: ArmResult
-    result: ReplicateResult
-    validation: float
-    seeds: int
+    """against the rule `max`, or of `max` against the next best arm"""
+    sure: Certainty
+    """how far the sweep bears it out"""
+    front: tuple[FrontPoint, ...] = ()
+    """what `pareto` chose from, best in the first objective first"""
 
 
 def shortlist(ranking: Sequence[int], candidates: int) -> list[int]:
@@ -80,50 +78,73 @@ def pick(
     records: Iterable[TrialRecord],
     *,
     search_metric: str = "val/elbo",
+    rule: str = "max",
     where: Params | None = None,
+    objectives: Sequence[str] = (),
+    fixed: Params | None = None,
+    domains: Mapping[str, Domain] | None = None,
 ) -> Pick:
-    """The best chosen configuration by mean validation value, over all searches of all arms.
+    """The configuration to take by `rule`, one of RULES.
 
-    The value is the shortlist's mean, or the search's own value where nothing was trained again.
-    `where` keeps only the arms with these scientific values. Raises UserError when no arm has them,
-    and VaeSweepError when no chosen configuration converged, on validation data and in a repeat.
+    `where` keeps only the arms with these scientific values. `objectives`: for the rule `pareto`. `fixed`:
+    hyperparameters that no arm and no search decides. `domains`: of the nuisance hyperparameters.
+    Raises UserError when no arm has the values or the question is wrong, and VaeSweepError when no chosen
+    configuration converged, on validation data and in a repeat.
     """
-    arms = _matching(comparison, where or {})
-    rows = sorted(records, key=lambda record: record.key)
-    found = [
-        chosen
-        for arm in arms
-        for result in arm.replicates
-        if (chosen := _chosen(arm, result, rows, search_metric)) is not None
-    ]
-    if not found:
+    _check(rule, objectives)
+    arms, rows = _matching(comparison, where or {}), list(records)
+
+    def contest_of(arms: Sequence[ArmResult]) -> Contest:
+        return make_contest(
+            arms, rows, metric=search_metric, fixed=fixed or {}, domains=domains or {}, objectives=objectives
+        )
+
+    contest = contest_of(arms)
+    if not contest.candidates:
         ended = sum(sum(arm.ended[Phase.REPEAT].values()) for arm in arms)
         raise VaeSweepError(
             "a pick needs a configuration that converged on validation data and in a repeat, but got "
             f"{ended} ended repeats and none such; let the sweep finish, or narrow the nuisance ranges"
         )
-    order = {arm.id: position for position, arm in enumerate(arms)}
-    found.sort(key=lambda one: (-one.validation, order[one.arm.id], one.result.replicate))
-    best = found[0]
-    number = next(n for n, value in enumerate(best.result.values) if value is not None)
-    key = TrialKey(best.arm.id, best.result.replicate, Phase.REPEAT, number)
-    test = estimate([value for value in best.result.values if value is not None], comparison.alpha)
-    assert test is not None and best.result.params is not None
+    choice = RULES[rule](contest)
+    taken, best = choice.candidate, highest(contest).candidate
+    next_best = next((one for one in contest.candidates if one.arm.id != taken.arm.id), None)
+    rival = best if best.arm.id != taken.arm.id else next_best
+    gave_up = _gave_up_of_max(taken, next_best) if rule == "max" else _gave_up(taken, best, search_metric)
+    outside = _outside(taken, contest_of(comparison.arms)) if len(arms) < len(comparison.arms) else None
+    test = estimate([value for value in taken.result.values if value is not None], comparison.alpha)
+    assert test is not None
     return Pick(
-        rule="max",
-        arm=best.arm.id,
-        label=best.arm.label,
-        values=best.arm.values,
-        replicate=best.result.replicate,
-        params=best.result.params,
-        trial=key,
-        seed=next(record.seed for record in rows if record.key == key),
-        validation=best.validation,
-        validation_seeds=best.seeds,
+        rule=rule,
+        arm=taken.arm.id,
+        label=taken.arm.label,
+        values=taken.arm.values,
+        replicate=taken.result.replicate,
+        params=taken.params,
+        trial=taken.trial,
+        seed=taken.seed,
+        validation=taken.validation,
+        validation_seeds=len(taken.values),
         test=test,
-        why=_why(best, found, search_metric, comparison.metric),
-        gave_up=_gave_up(best, found, arms),
+        why=f"{choice.why}; chosen on validation data, {comparison.metric} was not looked at",
+        gave_up="; ".join(
+            part for part in (gave_up, outside, *_left_out(choice, len(arms) - len(contest.standings))) if part
+        ),
+        sure=certainty(contest, comparison, RULES[rule], taken.arm, rival.arm if rival else None),
+        front=choice.front,
     )
+
+
+def _check(rule: str, objectives: Sequence[str]) -> None:
+    if rule not in RULES:
+        raise UserError(f"--rule must be one of {', '.join(RULES)}, but got {rule!r}")
+    if objectives and rule != "pareto":
+        raise UserError(f"--objectives is for --rule pareto, but the rule is {rule}; leave one of them out")
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise UserError(f"--objectives must be of {', '.join(OBJECTIVES)}, but got {name!r}")
+    if objectives and (len(objectives) < 2 or len(set(objectives)) < len(objectives)):
+        raise UserError(f"--objectives takes two or more different names, but got {', '.join(objectives)}")
 
 
 def _matching(comparison: Comparison, where: Mapping[str, object]) -> list[ArmResult]:
@@ -139,43 +160,34 @@ def _matching(comparison: Comparison, where: Mapping[str, object]) -> list[ArmRe
     return arms
 
 
-def _chosen(arm: ArmResult, result: ReplicateResult, rows: Sequence[TrialRecord], metric: str) -> _Chosen | None:
-    """None where no repeat converged, or where the configuration never converged on validation data."""
-    if result.mean is None or result.params is None:
-        return None
-    params = canonical_json(dict(result.params))
-    mine = [
-        record
-        for record in rows
-        if (record.key.arm, record.key.replicate) == (arm.id, result.replicate)
-        and record.state in ENDED
-        and canonical_json(dict(record.params)) == params
-    ]
-    for phase in (Phase.SHORTLIST, Phase.SEARCH):
-        values = [metric_value(record, metric) for record in mine if record.key.phase == phase]
-        mean = _mean(values)
-        if values:
-            return None if mean is None else _Chosen(arm, result, mean, len(values))
-    return None
+def _gave_up_of_max(best: Candidate, other: Candidate | None) -> str:
+    if other is None:
+        return "nothing: there is no other arm to take"
+    behind = best.validation - other.validation
+    return f"next best arm {other.arm.label}: {other.validation:.2f} nats, {behind:.2f} behind"
 
 
-def _why(best: _Chosen, found: Sequence[_Chosen], metric: str, test_metric: str) -> str:
-    arms = len({one.arm.id for one in found})
-    mean = f"mean of {best.seeds} fresh seeds" if best.seeds > 1 else "one training"
-    of = f"of {len(found)} chosen configurations over {arms} arms" if len(found) > 1 else "the only candidate"
-    return (
-        f"highest {metric} ({best.validation:.2f} nats, {mean}) {of}; "
-        f"chosen on validation data, {test_metric} was not looked at"
-    )
+def _gave_up(taken: Candidate, best: Candidate, metric: str) -> str:
+    """What another rule's choice costs against `max`."""
+    if taken is best:
+        return "nothing: the rule max takes the same"
+    behind = f"{best.validation - taken.validation:.2f} nats of {metric}"
+    if taken.arm.id == best.arm.id:
+        return f"{behind} against the rule max, which takes replicate {best.result.replicate} of the same arm"
+    return f"{behind} against the rule max, which takes {best.arm.label} ({best.validation:.2f})"
 
 
-def _gave_up(best: _Chosen, found: Sequence[_Chosen], arms: Sequence[ArmResult]) -> str:
-    other = next((one for one in found if one.arm.id != best.arm.id), None)
-    missing = len(arms) - len({one.arm.id for one in found})
-    parts = []
-    if other is not None:
-        behind = best.validation - other.validation
-        parts.append(f"next best arm {other.arm.label}: {other.validation:.2f} nats, {behind:.2f} behind")
-    if missing:
-        parts.append(f"{missing} arm{'s' if missing > 1 else ''} without a converged configuration left out")
-    return "; ".join(parts) or "nothing: there is no other arm"
+def _outside(taken: Candidate, everything: Contest) -> str | None:
+    """What `where` costs: the best of all arms, if that is higher."""
+    best = everything.candidates[0]
+    behind = best.validation - taken.validation
+    return f"without --where there is {best.arm.label}, {behind:.2f} higher" if behind > 0 else None
+
+
+def _left_out(choice: Choice, lost: int) -> list[str]:
+    """What could not be taken: arms with nothing converged, and what the rule could not judge."""
+    parts = [f"{lost} arm{'s' if lost > 1 else ''} without a converged configuration left out"] if lost else []
+    if choice.left_out:
+        more = f" and {len(choice.left_out) - 3} more" if len(choice.left_out) > 3 else ""
+        parts.append(f"not judged: {'; '.join(choice.left_out[:3])}{more}")
+    return parts

@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..picking import FrontPoint
 from ..records import Params, Phase, State, TrialRecord
 from .comparison import comparison_table, plain_table
 from .numbers import count_text, params_text, value_text
@@ -60,6 +61,19 @@ def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(Text(name), Text(value))
+    return table
+
+
+def front_table(front: Sequence[FrontPoint]) -> Table:
+    """The arms that no other beats, with what they were judged by."""
+    table = _table()
+    table.add_column("no other arm beats", overflow="fold")
+    for name in front[0].objectives:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for point in front:
+        cells = [f"{value:.2f}".removesuffix(".00") for value in point.objectives.values()]
+        table.add_row(Text(point.label), *cells, "taken" if point.taken else "", style="bold" if point.taken else None)
     return table
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.text import Text
 
 from ..comparison import detectable_difference
@@ -24,7 +24,7 @@ from ..stages import METRIC_CURVE
 from ..sweep import tally
 from .plot import curve
 from .progress import duration
-from .tables import facts_table, params_text, plan_table, status_table
+from .tables import facts_table, front_table, params_text, plan_table, status_table
 
 ASSUMED_SD_NATS = 1.0
 """paired standard deviation between searches; 0.3 to 1.3 nats were seen on digits"""
@@ -184,6 +184,7 @@ def trial_facts(results: Results, record: TrialRecord) -> dict[str, Any]:
 def best_facts(results: Results, pick: Pick) -> dict[str, Any]:
     """The pick, ready for JSON."""
     record = results.record(str(pick.trial))
+    sure, found = pick.sure, pick.sure.difference
     return {
         "rule": pick.rule,
         "arm": dict(pick.values),
@@ -194,27 +195,47 @@ def best_facts(results: Results, pick: Pick) -> dict[str, Any]:
         "test": {"mean": pick.test.mean, "low": pick.test.low, "high": pick.test.high, "repeats": pick.test.count},
         "why": pick.why,
         "gave_up": pick.gave_up,
+        "sure": {
+            "text": sure.text,
+            "led": sure.led,
+            "searches": sure.searches,
+            "probability": sure.probability,
+            "rival": sure.rival,
+            "verdict": sure.verdict,
+            "difference": None if found is None else {"mean": found.mean, "low": found.low, "high": found.high},
+            "more_replicates": sure.more_replicates,
+        },
+        "front": [
+            {"arm": dict(point.values), "objectives": dict(point.objectives), "taken": point.taken}
+            for point in pick.front
+        ],
         "hyperparameters": dict(results.hyperparameters(record)),
     }
 
 
-def best_view(results: Results, pick: Pick) -> RenderableType:
+def best_view(results: Results, pick: Pick) -> Group:
     """The pick for people."""
     test = f"{pick.test.mean:.2f} nats per image"
     if pick.test.low is not None:
-        test += f", 95% interval [{pick.test.low:.2f}, {pick.test.high:.2f}]"
-    test += f" over {pick.test.count} fresh trainings of it"
+        level = 100 * (1 - results.comparison.alpha)
+        test += f", {level:g}% interval [{pick.test.low:.2f}, {pick.test.high:.2f}]"
+    test += f" over {pick.test.count} fresh training{'' if pick.test.count == 1 else 's'} of it"
     record = results.record(str(pick.trial))
-    return facts_table(
+    missing = results.comparison.missing_repeats
+    provisional = [("provisional", f"{missing} repeats are still to come; all of this may change")] if missing else []
+    facts = facts_table(
         [
+            *provisional,
             ("take", f"{pick.label} with {params_text(pick.params) or 'nothing tuned'}"),
             ("why", pick.why),
-            (results.comparison.metric, test),
             ("gave up", pick.gave_up),
+            ("how sure", pick.sure.text),
+            (results.comparison.metric, test),
             ("trained as", str(pick.trial)),
             ("all", params_text(results.hyperparameters(record))),
         ]
     )
+    return Group(facts, Text(""), front_table(pick.front)) if pick.front else Group(facts)
 
 
 def outcome_facts(outcome: TrialOutcome) -> dict[str, Any]:
