@@ -6,6 +6,7 @@ Needs neither torch nor the data. Knows no worker and no tracker.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ class Results:
         found = found or [record for record in self.records if str(record.key).startswith(text)]
         if len(found) == 1:
             return found[0]
-        some = ", ".join(str(record.key) for record in (found or self.records)[:3])
+        alike = sorted(self.records, key=lambda record: -len(os.path.commonprefix([str(record.key), text])))
+        some = ", ".join(str(record.key) for record in (found or alike)[:3])
         what = f"{len(found)} trials begin so" if found else "there is none such"
         raise UserError(
             f"A trial is named ARM/REPLICATE/PHASE/NUMBER, but got {text!r}: {what}. Some: {some or '(none yet)'}."

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.picking import RULES
+
 from .sweeps import STUDY, json_of, read, run_here, study_file, vae_sweep, vae_sweep_here
 
 
@@ -69,10 +71,13 @@ def test_compare_is_the_same_text_each_time(workdir: Path) -> None:
 
 
 def test_best_export_train_gives_the_same_bytes(workdir: Path, tmp_path: Path) -> None:
-    facts = json.loads(vae_sweep_here("best", "small", "--workdir", workdir, "--json")[1])
+    asked = ("best", "small", "--rule", "one_se", "--where", "latent_dim=3", "--workdir", workdir)
+    facts = json.loads(vae_sweep_here(*asked, "--json")[1])
+    assert facts["rule"] == "one_se" and facts["arm"]["latent_dim"] == 3
     export, out = tmp_path / "best.yaml", tmp_path / "trained"
-    said = vae_sweep_here("best", "small", "--workdir", workdir, "--export", export)[1]
-    assert "take" in said and "gave up" in said
+    said = vae_sweep_here(*asked, "--export", export)[1]
+    assert all(word in said for word in ("take", "why", "gave up", "how sure"))
+    assert f"train {export}" in said.replace("\n", " ")
     trained = json.loads(vae_sweep("train", export, "--out", out, "--json").stdout)
     record = read(workdir).record(facts["trial"])
     assert record.outcome is not None
@@ -82,6 +87,39 @@ def test_best_export_train_gives_the_same_bytes(workdir: Path, tmp_path: Path) -
         assert (out / name).read_bytes() == (kept / name).read_bytes()
     with Image.open(out / "samples.png") as picture:
         assert picture.size[0] > 200
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "robust"])
+def test_best_answers_by_every_rule(workdir: Path, rule: str) -> None:
+    facts = json.loads(vae_sweep_here("best", "small", "--rule", rule, "--workdir", workdir, "--json")[1])
+    assert facts["rule"] == rule and facts["sure"]["searches"] == 2 and facts["sure"]["probability"] is not None
+    assert bool(facts["front"]) == (rule == "pareto")
+    code, said, err = vae_sweep_here("best", "small", "--rule", rule, "--workdir", workdir)
+    assert code == 0, err
+    text = " ".join(said.split())
+    assert f"trained as {facts['trial']}" in text and "how sure" in text and "model.safetensors" in text
+    chosen = ["--rule", rule] if rule != "max" else []
+    words = " ".join(["best", "small", *chosen, "--workdir", " ".join(str(workdir).split()), "--export", "best.yaml"])
+    assert words in text and "train best.yaml" in text
+
+
+def test_best_by_the_front_names_what_to_type_for_another(workdir: Path) -> None:
+    asked = ("best", "small", "--rule", "pareto", "--objectives", "elbo,rate", "--workdir", workdir)
+    facts = json.loads(vae_sweep_here(*asked, "--json")[1])
+    assert all(set(point["objectives"]) == {"elbo", "rate"} for point in facts["front"])
+    assert [point["arm"] for point in facts["front"] if point["taken"]] == [facts["arm"]]
+    said = vae_sweep_here(*asked)[1]
+    found = re.search(r"another of these:.* --where (\S+)", said)
+    others = [point["arm"] for point in facts["front"] if not point["taken"]]
+    assert (found is not None) == bool(others), "without another one there is nothing to type"
+    if found:
+        again = json.loads(vae_sweep_here("best", "small", "--where", found[1], "--workdir", workdir, "--json")[1])
+        assert again["arm"] == others[0]
+
+
+def test_robust_is_refused_with_the_reason_and_the_remedy(workdir: Path) -> None:
+    code, _, err = vae_sweep_here("best", "small", "--rule", "robust", "--where", "scale=log_std", "--workdir", workdir)
+    assert (code, "search.trials" in err) in ((0, False), (1, True))
 
 
 def test_train_trial_says_whether_the_numbers_are_the_same(workdir: Path, tmp_path: Path) -> None:
@@ -148,6 +186,13 @@ def test_other_mistakes(tmp_path: Path, workdir: Path) -> None:
         (("status", "small", "--workdir", tmp_path / "elsewhere"), 1),
         (("list", "--workdir", tmp_path / "a?b"), 2),
         (("train",), 2),
+        (("train", "--trial", "small", "--workdir", workdir), 2),
+        (("train", "--trial", "small/nothing", "--workdir", workdir), 2),
+        (("train", "--trial", "small/a", "--set", "train.epochs=3", "--workdir", workdir), 2),
+        (("best", "small", "--rule", "median", "--workdir", workdir), 2),
+        (("best", "small", "--objectives", "elbo,size", "--workdir", workdir), 2),
+        (("best", "small", "--where", "latent_dim=5", "--workdir", workdir), 2),
+        (("best", "small", "--where", "learning_rate=0.1", "--workdir", workdir), 2),
         (("train", study_file(tmp_path)), 2),
     ]:
         found, out, err = vae_sweep_here(*words)

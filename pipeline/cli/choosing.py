@@ -26,6 +26,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..picking import Pick
+    from ..results import Results
 
 
 @app.command()
@@ -77,7 +78,7 @@ def best(
     again = ["best", name, *([] if rule == "max" else ["--rule", rule]), *_quoted("--objectives", asked)]
     for part in where or []:
         again += _quoted("--where", [part])
-    _say_what_now(console, name, pick, again, export, workdir, results.study.search.replicates)
+    _say_what_now(console, results, pick, again, export, workdir)
 
 
 def _quoted(option: str, values: list[str]) -> list[str]:
@@ -87,13 +88,15 @@ def _quoted(option: str, values: list[str]) -> list[str]:
 
 
 def _say_what_now(
-    console: Console, name: str, pick: Pick, again: list[str], export: Path | None, workdir: Path, replicates: int
+    console: Console, results: Results, pick: Pick, again: list[str], export: Path | None, workdir: Path
 ) -> None:
     """The commands that a reader wants next."""
     from ..comparison import MANY_REPLICATES
+    from ..paths import WorkPaths
     from ..picking import RULES, where_text
 
-    place = workdir_words(workdir)
+    name = results.sweep.name
+    place, replicates = workdir_words(workdir), results.study.search.replicates
     redirect = "- > " if "--address" in place else ""
     file = export or Path("best.yaml")
     lines: list[tuple[str, str]] = []
@@ -102,6 +105,9 @@ def _say_what_now(
     else:
         lines.append(("written to", str(file)))
     lines.append(("train it again", command("train", file)))
+    weights = WorkPaths.at(workdir).trial(name, pick.trial) / "model.safetensors"
+    if not redirect and weights.exists():
+        lines.append(("its weights", str(weights)))
     more = pick.sure.more_replicates
     if pick.sure.verdict == "undecided" and (more or 0) < MANY_REPLICATES:
         many = replicates + (more or max(4, replicates))
@@ -112,8 +118,9 @@ def _say_what_now(
         where = _quoted("--where", [where_text(others[0].values)])
         lines.append(("another of these", command("best", name, *where, *place)))
     if pick.rule == "max":
-        other = "|".join(rule for rule in RULES if rule != "max")
-        lines.append(("other rules", command("best", name, "--rule", other, *place)))
+        first, *rest = (rule for rule in RULES if rule != "max")
+        line = command("best", name, "--rule", first, *place)
+        lines.append(("by another rule", f"{line}  (or {', '.join(rest)})"))
     console.print()
-    for title, line in lines:
-        console.print(f"{title + ':':<18}[bold]{escaped(line)}[/]", soft_wrap=True)
+    for title, text in lines:
+        console.print(f"{title + ':':<18}[bold]{escaped(text)}[/]", soft_wrap=True)

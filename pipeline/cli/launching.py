@@ -211,6 +211,8 @@ def train(
 
     if (file is None) == (trial is None):
         raise UserError("train takes a FILE or --trial NAME/TRIAL: exactly one of them.")
+    if trial is not None and set_:
+        raise UserError("--set changes a FILE, and --trial repeats what was trained: take one of them.")
     same: bool | None = None
     if file is not None:
         study = load_study(file, set_ or [])
@@ -218,6 +220,9 @@ def train(
     else:
         name, _, key = str(trial).partition("/")
         with open_results(name, workdir) as results:
+            if not key:
+                some = f"; such as {name}/{results.records[0].key}" if results.records else ""
+                raise UserError(f"--trial takes NAME/TRIAL, but got {trial!r}: which trial of {name}?{some}.")
             record = results.record(key)
         outcome = launch.train_again(results, record)
         folder = Path(f"{name}-{str(record.key).replace('/', '-')}")

@@ -119,7 +119,9 @@ def head_to_head(comparison: Comparison, arm: ArmResult, rival: ArmResult) -> Pa
     lost = arm.repeats_lost + rival.repeats_lost > 0
     inside = p_equal * family <= comparison.alpha and not lost
     verdict = Verdict.UNDECIDED
-    if found is not None and p * family <= comparison.alpha and not lost:
+    if found is not None and all(x.values == y.values for x, y in zip(arm.replicates, rival.replicates, strict=True)):
+        verdict = Verdict.IDENTICAL
+    elif found is not None and p * family <= comparison.alpha and not lost:
         verdict = Verdict.BETTER if found.mean > 0 else Verdict.WORSE
     elif inside:
         verdict = Verdict.EQUIVALENT

@@ -101,17 +101,15 @@ def pick(
 
     contest = contest_of(arms)
     if not contest.candidates:
-        ended = sum(sum(arm.ended[Phase.REPEAT].values()) for arm in arms)
-        raise VaeSweepError(
-            "a pick needs a configuration that converged on validation data and in a repeat, but got "
-            f"{ended} ended repeats and none such; let the sweep finish, or narrow the nuisance ranges"
-        )
+        raise _nothing_converged(arms)
     choice = RULES[rule](contest)
     taken, best = choice.candidate, highest(contest).candidate
     next_best = next((one for one in contest.candidates if one.arm.id != taken.arm.id), None)
     rival = best if best.arm.id != taken.arm.id else next_best
     gave_up = _gave_up_of_max(taken, next_best) if rule == "max" else _gave_up(taken, best, search_metric)
-    outside = _outside(taken, contest_of(comparison.arms)) if len(arms) < len(comparison.arms) else None
+    if len(arms) < len(comparison.arms) and (outside := _outside(taken, contest_of(comparison.arms))):
+        gave_up = "; ".join(filter(None, (gave_up, outside)))
+    costs = [gave_up, *_left_out(choice, len(arms) - len(contest.standings))]
     test = estimate([value for value in taken.result.values if value is not None], comparison.alpha)
     assert test is not None
     return Pick(
@@ -127,11 +125,17 @@ def pick(
         validation_seeds=len(taken.values),
         test=test,
         why=f"{choice.why}; chosen on validation data, {comparison.metric} was not looked at",
-        gave_up="; ".join(
-            part for part in (gave_up, outside, *_left_out(choice, len(arms) - len(contest.standings))) if part
-        ),
+        gave_up="; ".join(filter(None, costs)) or "nothing: there is no other arm",
         sure=certainty(contest, comparison, RULES[rule], taken.arm, rival.arm if rival else None),
         front=choice.front,
+    )
+
+
+def _nothing_converged(arms: Sequence[ArmResult]) -> VaeSweepError:
+    ended = sum(sum(arm.ended[Phase.REPEAT].values()) for arm in arms)
+    return VaeSweepError(
+        "a pick needs a configuration that converged on validation data and in a repeat, but got "
+        f"{ended} ended repeats and none such; let the sweep finish, or narrow the nuisance ranges"
     )
 
 
@@ -162,7 +166,7 @@ def _matching(comparison: Comparison, where: Mapping[str, object]) -> list[ArmRe
 
 def _gave_up_of_max(best: Candidate, other: Candidate | None) -> str:
     if other is None:
-        return "nothing: there is no other arm to take"
+        return ""
     behind = best.validation - other.validation
     return f"next best arm {other.arm.label}: {other.validation:.2f} nats, {behind:.2f} behind"
 

@@ -55,9 +55,7 @@ def by_worst_decile(contest: Contest) -> tuple[list[Score], tuple[str, ...]]:
     """
     if all(isinstance(domain, ChoiceDomain) for domain in contest.domains.values()):
         what = ", ".join(contest.domains) or "nothing"
-        raise UserError(
-            f"--rule robust asks about small changes of tuned numbers, but tuned is {what}; take --rule max"
-        )
+        raise UserError(f"--rule robust changes tuned numbers a little, but tuned here is {what}; take --rule max")
     scores, skipped, most = [], [], 0
     for candidate in contest.candidates:
         found: Score = contest.memo.get(candidate.trial) or _score(candidate, contest)

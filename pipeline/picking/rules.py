@@ -75,9 +75,9 @@ def highest(contest: Contest) -> Choice:
     """`max`: the highest mean validation value of all chosen configurations."""
     best, metric = contest.candidates[0], contest.metric
     mean = f"mean of {len(best.values)} fresh seeds" if len(best.values) > 1 else "one training"
-    arms = len(contest.standings)
-    several = len(contest.candidates) > 1
-    of = f"of {len(contest.candidates)} chosen configurations over {arms} arms" if several else "the only candidate"
+    arms, several = len(contest.standings), len(contest.candidates) > 1
+    over = f"over {arms} arms" if arms > 1 else "of one arm"
+    of = f"of {len(contest.candidates)} chosen configurations {over}" if several else "the only candidate"
     return Choice(best, f"highest {metric} ({best.validation:.2f} nats, {mean}) {of}")
 
 

@@ -256,7 +256,8 @@ def outcome_view(outcome: TrialOutcome, folder: Path, same: bool | None) -> Grou
         facts.append(("cause", outcome.cause))
     facts += [(name, f"{value:.4f}") for name, value in sorted(outcome.metrics.items())]
     if same is not None:
-        facts.append(("ledger", "the same numbers, to the last bit" if same else "OTHER numbers than in the ledger"))
+        other = "OTHER numbers than in the ledger: another processor, device or version? `status --json` has them"
+        facts.append(("ledger", "the same numbers, to the last bit" if same else other))
     facts.append(("written to", str(folder)))
     values = outcome.curves.get(METRIC_CURVE, ())
     plot = [Text(f"\n{METRIC_CURVE} by epoch", style="bold"), Text("\n".join(curve(values)))] if len(values) > 1 else []
