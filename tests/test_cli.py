@@ -117,9 +117,19 @@ def test_best_by_the_front_names_what_to_type_for_another(workdir: Path) -> None
         assert again["arm"] == others[0]
 
 
-def test_robust_is_refused_with_the_reason_and_the_remedy(workdir: Path) -> None:
-    code, _, err = vae_sweep_here("best", "small", "--rule", "robust", "--where", "scale=log_std", "--workdir", workdir)
-    assert (code, "search.trials" in err) in ((0, False), (1, True))
+def test_best_by_robust(tmp_path: Path) -> None:
+    """40 rates over three decades leave five in the neighbourhood of any of them."""
+    changes: dict[str, Any] = {
+        "scientific": {"latent_dim": [2]},
+        "search": {"trials": 20, "startup": 20},
+        "train": {"epochs": 2},
+    }
+    run_here(study_file(tmp_path, **changes), tmp_path / "work", slots=20)
+    asked = ("best", "small", "--rule", "robust", "--workdir", tmp_path / "work")
+    text = " ".join(vae_sweep_here(*asked)[1].split())
+    assert "worst decile of val/elbo" in text and "learning_rate is anything from" in text
+    record = read(tmp_path / "work").record(json.loads(vae_sweep_here(*asked, "--json")[1])["trial"])
+    assert f"seed: {record.seed}" in vae_sweep_here(*asked, "--export", "-")[1]
 
 
 def test_train_trial_says_whether_the_numbers_are_the_same(workdir: Path, tmp_path: Path) -> None:

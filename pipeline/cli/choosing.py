@@ -119,7 +119,7 @@ def _say_what_now(
         lines.append(("another of these", command("best", name, *where, *place)))
     if pick.rule == "max":
         first, *rest = (rule for rule in RULES if rule != "max")
-        line = command("best", name, "--rule", first, *place)
+        line = command(*again[:2], "--rule", first, *again[2:], *place)
         lines.append(("by another rule", f"{line}  (or {', '.join(rest)})"))
     console.print()
     for title, text in lines:

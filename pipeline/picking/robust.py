@@ -29,8 +29,8 @@ RADIUS = 0.15
 """of a range; of two decades it is a factor of two"""
 MIN_TRIALS = 5
 """search trials in the box, below which nothing is said"""
-POINTS = 2000
-"""at which the box is valued: the decile's own error is under 1% of the box"""
+POINTS = 1000
+"""at which the box is valued: the decile's own standard error is 1% of the box"""
 
 
 @dataclass(frozen=True, slots=True)
