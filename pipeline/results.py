@@ -6,7 +6,6 @@ Needs neither torch nor the data. Knows no worker and no tracker.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +48,7 @@ class Results:
         found = found or [record for record in self.records if str(record.key).startswith(text)]
         if len(found) == 1:
             return found[0]
-        alike = sorted(self.records, key=lambda record: -len(os.path.commonprefix([str(record.key), text])))
+        alike = sorted(self.records, key=lambda record: -_common(str(record.key), text))
         some = ", ".join(str(record.key) for record in (found or alike)[:3])
         what = f"{len(found)} trials begin so" if found else "there is none such"
         raise UserError(
@@ -165,3 +164,8 @@ def trial_of(study: Study) -> tuple[TrialKey, Params, int]:
     arm = arms(study)[0]
     key = TrialKey(arm.id, 0, Phase.REPEAT, 0)
     return key, hyperparameters(study, arm, {}), trial_seed(study, Phase.REPEAT, 0, 0)
+
+
+def _common(one: str, other: str) -> int:
+    """Characters that two texts begin with together."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -66,7 +66,7 @@ def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
 
 def front_table(front: Sequence[FrontPoint]) -> Table:
     """The arms that no other beats, with what they were judged by."""
-    table = _table()
+    table = plain_table()
     table.add_column("no other arm beats", overflow="fold")
     for name in front[0].objectives:
         table.add_column(name, justify="right", no_wrap=True)
