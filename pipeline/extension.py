@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import study_differences, study_of
+from .config import study_differences, study_hash, study_of
 from .records import canonical_json, digest
 from .space import arms, has_shortlist
 
@@ -56,9 +56,7 @@ def extension_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Extension:
 
 def lasting_hash(resolved: Mapping[str, Any]) -> str:
     """Digest of what no extension changes: equal for all sizes of a sweep."""
-    smallest = {**_without_sizes(resolved), "name": "", "question": ""}
-    smallest["data"] = {"sha256": resolved["data"]["sha256"], "form": resolved["data"]["form"]}
-    return digest([smallest, sorted(resolved["scientific"])])
+    return digest([study_hash(_without_sizes(resolved)), sorted(resolved["scientific"])])
 
 
 def _without_sizes(resolved: Mapping[str, Any]) -> dict[str, Any]:
