@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..comparison import MANY_REPLICATES, ArmResult, Basis, Comparison, Estimate, Pair, Verdict, estimate
-from ..comparison.intervals import more_replicates, p_equivalence, p_two_sided
+from ..comparison import MANY_REPLICATES, ArmResult, Basis, Comparison, Estimate, Pair, Verdict
+from ..comparison.verdicts import Judge
 from ..errors import VaeSweepError
 from ..records import derive_seed
 from .candidates import Contest
@@ -105,54 +105,17 @@ def _lead_text(contest: Contest, rule: Rule, led: int, searches: int, probabilit
 def head_to_head(comparison: Comparison, arm: ArmResult, rival: ArmResult) -> Pair:
     """`arm` against `rival` on test data: the comparison's own pair where it has one.
 
-    Otherwise a paired t test with Bonferroni's correction for having been chosen among all arms.
+    Otherwise judged as those are, with Bonferroni's correction for having been chosen among all arms.
     """
     for pair in comparison.pairs:
         if (pair.arm, pair.baseline) == (arm.id, rival.id):
             return pair
         if (pair.arm, pair.baseline) == (rival.id, arm.id):
             return _turned(pair)
-    basis, values = _differences(comparison, arm, rival)
-    family = max(len(comparison.arms) - 1, 1)
-    found = estimate(values, comparison.alpha)
-    p, p_equal = p_two_sided(values), p_equivalence(values, comparison.margin_nats)
-    lost = arm.repeats_lost + rival.repeats_lost > 0
-    inside = p_equal * family <= comparison.alpha and not lost
-    verdict = Verdict.UNDECIDED
-    if found is not None and all(x.values == y.values for x, y in zip(arm.replicates, rival.replicates, strict=True)):
-        verdict = Verdict.IDENTICAL
-    elif found is not None and p * family <= comparison.alpha and not lost:
-        verdict = Verdict.BETTER if found.mean > 0 else Verdict.WORSE
-    elif inside:
-        verdict = Verdict.EQUIVALENT
-    more = None
-    if found is not None and not lost and basis is Basis.SEARCHES and verdict is Verdict.UNDECIDED:
-        margin = comparison.margin_nats
-        more = more_replicates(found, alpha=comparison.alpha, margin=margin, pairs=family)
-    return Pair(
-        arm=arm.id,
-        baseline=rival.id,
-        level=arm.values,
-        context={},
-        basis=basis,
-        difference=found,
-        p=p,
-        p_holm=min(1.0, p * family),
-        equivalence_p=p_equal,
-        equivalence_p_holm=min(1.0, p_equal * family),
-        verdict=verdict,
-        inside_margin=inside,
-        more_replicates=more,
-    )
-
-
-def _differences(comparison: Comparison, arm: ArmResult, rival: ArmResult) -> tuple[Basis, list[float]]:
-    """Paired over replicates, or over the repeats of the only one."""
-    both = list(zip(arm.replicates, rival.replicates, strict=True))
-    if comparison.replicates == 1:
-        pairs = zip(both[0][0].values, both[0][1].values, strict=True)
-        return Basis.CONFIGURATIONS, [x - y for x, y in pairs if x is not None and y is not None]
-    return Basis.SEARCHES, [x.mean - y.mean for x, y in both if x.mean is not None and y.mean is not None]
+    alpha = comparison.alpha / max(len(comparison.arms) - 1, 1)
+    discrete = any(one.bits_per_dim is not None for one in comparison.arms)
+    (judged,) = Judge(frozenset(), alpha, comparison.margin_nats, discrete=discrete).family([(arm, rival)])
+    return judged
 
 
 _MIRRORED = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
