@@ -27,7 +27,7 @@ from pipeline.records import Phase
 from pipeline.report import figures, page_answer
 from pipeline.report.page import report_page
 from pipeline.report.page_parts import Answer, number, typeset
-from pipeline.report.panels import panels, styles, visible
+from pipeline.report.panels import panels, spelled, styles, visible
 from pipeline.report.progress import SilentProgress
 from pipeline.results import Results
 
@@ -288,6 +288,10 @@ class TestAnswers:
     def test_better_inside_the_margin_does_not_matter(self) -> None:
         answer = matters({("a", 2): row(-110), ("b", 2): row(-109.9, spread=0.11)})
         assert answer.headline.startswith("No") and "but by less than the margin" in answer.items[0].text
+
+    def test_numbers_are_told_what_of(self) -> None:
+        assert spelled({"scale": "log_std"}) == "log_std" and spelled({"latent_dim": 8}) == "latent_dim=8"
+        assert spelled({"scale": "log_std", "latent_dim": 8}) == "scale=log_std, latent_dim=8"
 
     def test_one_arm(self) -> None:
         assert matters({("a", 2): row(-110)}).headline == "There is nothing to compare"

@@ -12,8 +12,8 @@ from ..errors import VaeSweepError
 from ..picking import Pick
 from ..results import Results, export_yaml, single_study
 from .page_parts import Answer, Item, count, digits_of, interval, listed, number, typeset
-from .panels import level_of
-from .tables import params_text, value_text
+from .panels import level_of, spelled
+from .tables import params_text
 
 
 def answers(results: Results) -> tuple[Answer, ...]:
@@ -162,8 +162,7 @@ def _level(pair: Pair, comparison: Comparison) -> str:
 
 
 def _baseline(pair: Pair, by_id: dict[str, ArmResult]) -> str:
-    values = {name: by_id[pair.baseline].values[name] for name in pair.level}
-    return value_text(next(iter(values.values()))) if len(values) == 1 else params_text(values)
+    return spelled({name: by_id[pair.baseline].values[name] for name in pair.level})
 
 
 def _place(pair: Pair, comparison: Comparison) -> str:

@@ -31,7 +31,7 @@ def tuning(comparison: Comparison, analysis: Analysis) -> Section:
     reading = (
         f"In {len(late)} of {len(curves)} arms the best value so far still rose by more than {margin:g} nats "
         "in the last quarter of the search"
-        + (": more trials would probably help these." if late else ": the searches were long enough.")
+        + (": more trials would probably help these." if late else ": nothing says that more trials would help.")
     )
 
     def by(axis: Any) -> Callable[[Params], Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..comparison import ArmResult, Comparison, Estimate
 from ..records import Params
-from .tables import params_text, value_text
+from .tables import params_text
 
 DWARFS = 3.0
 """a range leaves out what is so many medians away"""
@@ -48,9 +48,14 @@ class Panel:
 
 
 def level_of(arm: ArmResult, factors: Sequence[str]) -> str:
-    """The compared values of an arm as people write them: `log_std`."""
-    level = {name: value for name, value in arm.values.items() if name in factors}
-    return value_text(next(iter(level.values()))) if len(level) == 1 else params_text(level) or "(one arm)"
+    """The compared values of an arm as people write them: `log_std`, `latent_dim=8`."""
+    return spelled({name: value for name, value in arm.values.items() if name in factors}) or "(one arm)"
+
+
+def spelled(level: Params) -> str:
+    """Compared values in words: a name stands for itself, a number needs to be told what of."""
+    values = list(level.values())
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else params_text(level)
 
 
 def styles(comparison: Comparison) -> dict[str, Style]:
