@@ -24,6 +24,7 @@ from .launch import Where, open_ledger
 from .paths import WorkPaths
 from .picking import Pick, pick
 from .records import ENDED, Params, Phase, TrialRecord, Value
+from .report.gallery import Gallery
 from .results import Results, load_results
 
 Columns = Mapping[str, str]
@@ -145,6 +146,11 @@ class LoadedSweep:
         if rule != "max":
             raise UserError(f"rule must be one of: max, but got {rule!r}")
         return pick(self.results.comparison, self.results.records, search_metric=self.study.search.metric, where=where)
+
+    @cached_property
+    def figures(self) -> Gallery:
+        """Plotly figures of this sweep by name: `sweep.figures.differences().show()`."""
+        return Gallery(self)
 
     @cached_property
     def analysis(self) -> Analysis:

@@ -29,7 +29,7 @@ HOMES = {
     "sklearn": {"data/loaders.py"},
     "scipy": {"comparison/intervals.py", "analysis/sensitivity.py"},
     "opda": {"analysis/tuning.py"},
-    "plotly": {"report/figures.py"},
+    "plotly": {"report/figures.py", "report/gallery.py"},
     "jinja2": {"report/page.py"},
     "pandas": {"frames.py"},
     "safetensors": {"packed/finish.py"},

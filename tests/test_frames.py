@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,37 @@ def test_the_best_configuration(sweep: LoadedSweep) -> None:
         sweep.best("luck")
     with pytest.raises(UserError, match="must match an arm"):
         sweep.best(where={"scale": "none"})
+
+
+FIGURES: dict[str, dict[str, Any]] = {
+    "differences": {},
+    "arm_means": {},
+    "tuning_curves": {"by": "epochs"},
+    "random_search_bands": {},
+    "sensitivity": {"parameter": "learning_rate"},
+    "easy_shares": {"within": 5.0},
+    "importances": {},
+    "rate_distortion": {},
+    "sigma_histograms": {},
+    "learning_curves": {},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_can_be_made(sweep: LoadedSweep, name: str) -> None:
+    figure = getattr(sweep.figures, name)(**FIGURES[name])
+    assert len(figure.data) >= 1 and json.loads(figure.to_json())["data"]
+    empty = LoadedSweep(having(sweep.results, ()), sweep._paths)
+    getattr(empty.figures, name)(**FIGURES[name])
+
+
+def test_figures_show_what_the_frames_have(sweep: LoadedSweep) -> None:
+    means = sweep.curves.query("phase == 'repeat' and metric == 'val/elbo'").groupby(["label", "epoch"])["value"].mean()
+    drawn = {tuple(trace.y) for trace in sweep.figures.learning_curves().data}
+    for label in means.index.get_level_values("label").unique():
+        assert any(line == pytest.approx(tuple(means[label])) for line in drawn)
+    with pytest.raises(UserError, match="the searches tuned"):
+        sweep.figures.sensitivity("epochs")
 
 
 def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
