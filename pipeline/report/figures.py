@@ -22,8 +22,8 @@ from plotly.subplots import make_subplots
 from ..analysis.shapes import Importance, RateDistortion, SearchPoint, Sensitivity, TuningCurve
 from ..comparison import ArmResult, Comparison, Estimate, Pair
 from ..records import Params, Value
+from .numbers import value_text
 from .panels import COLOURS, Panel, Style, bounds, level_of, padded, panels, spread, styles, visible
-from .tables import value_text
 
 PATTERNS = ("", "/", ".", "x", "-", "+")
 ROW_PIXELS, PANEL_PIXELS, AROUND_PIXELS = 40, 280, 70

@@ -11,9 +11,9 @@ from ..comparison import MANY_REPLICATES, ArmResult, Comparison, Pair, Verdict
 from ..errors import VaeSweepError
 from ..picking import Pick
 from ..results import Results, export_yaml, single_study
+from .numbers import params_text
 from .page_parts import Answer, Item, count, digits_of, interval, listed, number, typeset
 from .panels import level_of, spelled
-from .tables import params_text
 
 
 def answers(results: Results) -> tuple[Answer, ...]:

@@ -13,9 +13,9 @@ from ..comparison import Comparison
 from ..records import Params
 from ..results import Results
 from . import figures
+from .numbers import value_text
 from .page_parts import Section, Table, interval, number, share
 from .page_sections import MOST_ROWS, arm_cells, arm_columns, arm_table, charts
-from .tables import value_text
 
 MOST_PARAMETERS = 4
 """nuisance parameters drawn"""

@@ -15,10 +15,24 @@ from ..config import dump_study
 from ..records import Params, Phase, State
 from ..results import Results
 from . import figures
+from .numbers import params_text, value_text
 from .page_answer import shown_to_be_close, shown_to_differ
-from .page_parts import Chart, Charts, Section, Table, count, interval, listed, number, share, thousands, typeset
+from .page_parts import (
+    MISSING,
+    Chart,
+    Charts,
+    Section,
+    Table,
+    count,
+    interval,
+    listed,
+    number,
+    share,
+    thousands,
+    typeset,
+)
 from .panels import level_of, panels, styles
-from .tables import lost_text, params_text, value_text, verdict_sentences
+from .verdicts import coverage_text, lost_text, verdict_sentences
 
 MOST_PANELS = 12
 """contexts drawn; the tables have all"""
@@ -101,13 +115,26 @@ def intervals(comparison: Comparison) -> Section:
         rows[pair.arm] = (
             number(found.mean if found else None, signed=True),
             interval(found.low, found.high, signed=True) if found else "—",
+            MISSING if found is None or found.coverage is None else f"{100 * found.coverage:.1f}%",
+            MISSING if pair.probability is None else f"{pair.probability.value:.2f}",
             f"{pair.p_holm:.3f}",
             f"{pair.equivalence_p_holm:.3f}",
             f"{pair.verdict}, inside the margin" if small else str(pair.verdict),
         )
-    columns = ("difference", f"{100 * (1 - comparison.alpha):g}% interval", "p (Holm)", "p equivalence", "verdict")
+    columns = (
+        "difference",
+        f"{100 * (1 - comparison.alpha):g}% interval",
+        "holds in",
+        "P(better)",
+        "p (Holm)",
+        "p equivalence",
+        "verdict",
+    )
     table = arm_table(comparison, "Every arm minus its baseline, nats per image", columns, rows)
     lines = tuple(map(typeset, verdict_sentences(comparison)))
+    skewed = sum(bool(pair.difference and coverage_text(pair.difference)) for pair in comparison.pairs)
+    if skewed:
+        reading += f" {count(skewed, 'interval')} of skewed values: the table says how often such intervals hold."
     bases = {by_id[pair.baseline] for pair in comparison.pairs}
     title = f"Differences from {bases.pop()}" if len(bases) == 1 else "Differences"
     return Section("intervals", title, reading, lines, (drawn,), tables=(table,))
@@ -133,10 +160,17 @@ def all_arms(comparison: Comparison) -> Section:
         rows[arm.id] = (
             number(found.mean if found else None),
             interval(found.low, found.high) if found else "—",
+            number(arm.image_se),
             number(arm.bits_per_dim, 3),
             "; ".join(params_text(one.params) for one in arm.replicates if one.params) or "—",
         )
-    columns = (comparison.metric, f"{100 * (1 - comparison.alpha):g}% interval", "bits/dim", "chosen, by search")
+    columns = (
+        comparison.metric,
+        f"{100 * (1 - comparison.alpha):g}% interval",
+        "error by images",
+        "bits/dim",
+        "chosen, by search",
+    )
     return Section(
         "arms", "All arms", reading, charts=(drawn,), tables=(arm_table(comparison, "All arms", columns, rows),)
     )

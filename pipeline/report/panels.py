@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..comparison import ArmResult, Comparison, Estimate
 from ..records import Params
-from .tables import params_text
+from .numbers import params_text
 
 DWARFS = 3.0
 """a range leaves out what is so many medians away"""
