@@ -175,7 +175,7 @@ def _place(pair: Pair, comparison: Comparison) -> str:
 
 def _now(results: Results, taken: Pick | None) -> Answer:
     name, question = results.sweep.name, "What do I run now?"
-    outlook = _outlook(results.comparison)
+    outlook, extend = _outlook(results.comparison)
     if taken is None:
         return Answer("now", question, "Let the sweep go on", outlook, commands=("vae-sweep run study.yaml",))
     headline = "Train the best configuration"
@@ -190,20 +190,22 @@ def _now(results: Results, taken: Pick | None) -> Answer:
             "It gives the same numbers as in the sweep, on the same kind of machine, with weights and pictures.",
             *outlook,
         ),
-        commands=(f"vae-sweep best {name} --export best.yaml", "vae-sweep train best.yaml"),
+        commands=(f"vae-sweep best {name} --export best.yaml", "vae-sweep train best.yaml", *extend),
         code=code,
         code_title="best.yaml, for those who have this page only",
     )
 
 
-def _outlook(comparison: Comparison) -> tuple[str, ...]:
-    """How many more replicates would settle what is open."""
+def _outlook(comparison: Comparison) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How many more replicates would settle what is open, in words and as commands."""
     more = sorted(pair.more_replicates for pair in comparison.pairs if pair.more_replicates is not None)
     if comparison.provisional or not more:
-        return ()
+        return (), ()
     few = [n for n in more if n < MANY_REPLICATES]
     if not few:
-        return ("No affordable number of further searches would settle the open comparisons.",)
+        return ("No affordable number of further searches would settle the open comparisons.",), ()
     span = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
     which = "the open comparisons" if len(few) == len(more) else f"{len(few)} of {len(more)} open comparisons"
-    return (f"To settle {which}: about {span} more searches an arm (search.replicates in the study file).",)
+    enough = comparison.replicates + few[-1]
+    command = f"vae-sweep run study.yaml --extend --set search.replicates={enough}"
+    return (f"To settle {which}: about {span} more searches an arm, by the last command.",), (command,)

@@ -20,6 +20,9 @@ from .page_sections import MOST_ROWS, arm_cells, arm_columns, arm_table, charts
 MOST_PARAMETERS = 4
 """nuisance parameters drawn"""
 
+LEAST_DRAWS = 10
+"""random trials of an arm from which on a band says something: of fewer it leaves the panel on both sides"""
+
 
 def tuning(comparison: Comparison, analysis: Analysis) -> Section:
     """How far the searches had come."""
@@ -42,7 +45,7 @@ def tuning(comparison: Comparison, analysis: Analysis) -> Section:
     if max(spent) > 1.05 * min(spent):
         label = "Best validation value by epochs spent"
         drawn.append(charts(comparison, "tuning-epochs", label, by("epochs"), title="By epochs spent"))
-    if any(curve.band is not None for curve in curves):
+    if any(curve.band is not None and curve.band.draws >= LEAST_DRAWS for curve in curves):
         label = "Best of so many random trials: median and simultaneous confidence band"
         bands = charts(
             comparison,
