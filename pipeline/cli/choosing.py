@@ -1,4 +1,4 @@
-"""The verb that answers "what do I run now": best."""
+"""The verbs about one configuration: best, which answers "what do I run now", and sample."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ..errors import UserError
 from .common import (
     SWEEPS,
     Address,
     AsJson,
+    Mlflow,
     Name,
     Workdir,
     app,
     command,
     escaped,
     make_console,
+    make_where,
     open_results,
     workdir_words,
 )
@@ -27,6 +30,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..picking import Pick
     from ..results import Results
+    from ..tracking.model_registry import RegisteredVersion
 
 
 @app.command()
@@ -52,7 +56,11 @@ def best(
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it as a study file for `train`; - prints that only.")
     ] = None,
+    register: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Register its weights in MLflow, alias `champion`.")
+    ] = None,
     workdir: Workdir = SWEEPS,
+    mlflow: Mlflow = None,
     as_json: AsJson = False,
     address: Address = None,
 ) -> None:
@@ -71,14 +79,37 @@ def best(
         return
     if export is not None:
         write_atomically(export, text.encode())
+    version = None if register is None else _registered(results, pick, workdir, mlflow, register)
     if as_json:
-        print(json.dumps(best_facts(results, pick), sort_keys=True))
+        facts = best_facts(results, pick)
+        if version is not None:
+            facts["registered"] = {"uri": version.uri, "version": version.version, "run": version.run_id}
+        print(json.dumps(facts, sort_keys=True))
         return
     console.print(best_view(results, pick))
     again = ["best", name, *([] if rule == "max" else ["--rule", rule]), *_quoted("--objectives", asked)]
     for part in where or []:
         again += _quoted("--where", [part])
     _say_what_now(console, results, pick, again, export, workdir)
+    if version is not None:
+        _say_registered(console, version, [*workdir_words(workdir), *(["--mlflow", mlflow] if mlflow else [])])
+
+
+def _registered(results: Results, pick: Pick, workdir: Path, mlflow: str | None, name: str) -> RegisteredVersion:
+    from ..execution.environment import prepare_process
+    from ..models import register
+
+    prepare_process()
+    return register(results, results.record(str(pick.trial)), make_where(workdir, tracking=mlflow), name)
+
+
+def _say_registered(console: Console, version: RegisteredVersion, place: list[object]) -> None:
+    said = "registered as" if version.is_new else "was registered before as"
+    load = f"mlflow.pyfunc.load_model({version.uri!r}) where MLFLOW_TRACKING_URI={version.store}"
+    samples = command("sample", version.name, *place, "--out", "grid.png")
+    console.print(f"\n{said} {escaped(version.name)} version {version.version}, alias champion")
+    for title, text in (("load it", load), ("see samples", samples)):
+        console.print(f"{title + ':':<18}[bold]{escaped(text)}[/]", soft_wrap=True)
 
 
 def _quoted(option: str, values: list[str]) -> list[str]:
@@ -124,3 +155,28 @@ def _say_what_now(
     console.print()
     for title, text in lines:
         console.print(f"{title + ':':<18}[bold]{escaped(text)}[/]", soft_wrap=True)
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A registered NAME or NAME@ALIAS, SWEEP/TRIAL, or `train`'s folder.")
+    ],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=10_000, help="How many pictures.")] = 64,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the grid goes (PNG).")] = Path("grid.png"),
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draw anew; without it from the fixed bank that all runs show.")
+    ] = None,
+    workdir: Workdir = SWEEPS,
+    mlflow: Mlflow = None,
+) -> None:
+    """Pictures drawn from a trained model; the first 64 of the fixed bank are those of its run in MLflow."""
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out must be a .png file, but got {out}.")
+    from ..execution.environment import prepare_process
+    from ..models import open_model
+    from ..paths import write_atomically
+
+    prepare_process()
+    write_atomically(out, open_model(model, make_where(workdir, tracking=mlflow)).picture(count, seed))
+    make_console().print(f"{count} samples written to {escaped(str(out))}")

@@ -207,7 +207,9 @@ def train(
     """Train one configuration: the engine and the numbers of a sweep."""
     from .. import launch
     from ..config import load_study
+    from ..models import save_card
     from ..report.views import outcome_facts, outcome_view
+    from ..results import trial_of
 
     if (file is None) == (trial is None):
         raise UserError("train takes a FILE or --trial NAME/TRIAL: exactly one of them.")
@@ -216,7 +218,7 @@ def train(
     same: bool | None = None
     if file is not None:
         study = load_study(file, set_ or [])
-        outcome, folder = launch.train_single(study), Path(f"{study.name}-trained")
+        outcome, folder, values = launch.train_single(study), Path(f"{study.name}-trained"), trial_of(study)[1]
     else:
         name, _, key = str(trial).partition("/")
         with open_results(name, workdir) as results:
@@ -224,10 +226,11 @@ def train(
                 some = f"; such as {name}/{results.records[0].key}" if results.records else ""
                 raise UserError(f"--trial takes NAME/TRIAL, but got {trial!r}: which trial of {name}?{some}.")
             record = results.record(key)
-        outcome = launch.train_again(results, record)
+        outcome, study, values = launch.train_again(results, record), results.study, results.hyperparameters(record)
         folder = Path(f"{name}-{str(record.key).replace('/', '-')}")
         same = launch.same_numbers(outcome, record)
     launch.save_outcome(out or folder, outcome)
+    save_card(out or folder, study, values)
     if as_json:
         print(json.dumps(outcome_facts(outcome), sort_keys=True))
     else:

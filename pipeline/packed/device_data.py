@@ -62,11 +62,21 @@ class DeviceData:
     def _evaluation(self, split: str, latent_dim: int) -> EvaluationSet:
         """The `val` or `test` split with its noise bank; the bank is shared between latent sizes."""
         x = self._tensor(self._dataset.val if split == "val" else self._dataset.test)
-        samples = VALIDATION_SAMPLES if split == "val" else TEST_SAMPLES
-        bank = standard_normal_bank(self._bank_seed, f"{split} noise", samples * len(x), latent_dim)
-        noise = bank.view(samples, len(x), latent_dim).to(self.device, self.dtype)
+        noise = evaluation_noise(self._bank_seed, split, len(x), latent_dim).to(self.device, self.dtype)
         return evaluation_set(x, self._likelihood.log_base(x), noise)
 
     def picture_noise(self, rows: int, latent_dim: int) -> Tensor:
         """The z that prior samples are decoded from, (rows, latent_dim)."""
-        return standard_normal_bank(PICTURE_BANK_SEED, "prior pictures", rows, latent_dim).to(self.device, self.dtype)
+        return picture_bank(rows, latent_dim).to(self.device, self.dtype)
+
+
+def evaluation_noise(bank_seed: int, split: str, images: int, latent_dim: int) -> Tensor:
+    """The noise that all trials of a sweep are evaluated with on `val` or `test`, (S, images, latent_dim)."""
+    samples = VALIDATION_SAMPLES if split == "val" else TEST_SAMPLES
+    bank = standard_normal_bank(bank_seed, f"{split} noise", samples * images, latent_dim)
+    return bank.view(samples, images, latent_dim)
+
+
+def picture_bank(rows: int, latent_dim: int) -> Tensor:
+    """The z that prior samples of all runs are decoded from, (rows, latent_dim)."""
+    return standard_normal_bank(PICTURE_BANK_SEED, "prior pictures", rows, latent_dim)
