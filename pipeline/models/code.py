@@ -30,6 +30,8 @@ def _closure(script: Path, root: Path) -> set[Path]:
             continue
         found.add(file)
         waiting += [folder / "__init__.py" for folder in file.parents if folder.is_relative_to(root)]
+        if file == root / "__init__.py":
+            continue  # what users of the whole package may ask of it, and no model does
         waiting += [module for name in _imports(file, root) if (module := _module(name, root)) is not None]
     return found
 
