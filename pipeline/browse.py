@@ -34,7 +34,7 @@ from .results import Results, load_results
 from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
 from .search.study import Told
 from .stages import METRIC_CURVE, Stages
-from .tracking.base import SUMMARY_FILE, DatasetInfo, Tracker
+from .tracking.base import REPORT_FILE, SUMMARY_FILE, DatasetInfo, Tracker
 from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of
 
 OPTUNA_VARIABLE = "VAE_SWEEP_OPTUNA_URL"
@@ -91,10 +91,12 @@ def _page_file(results: Results, paths: WorkPaths) -> Mapping[str, str]:
     try:
         from .report.page import report_page
 
-        return {"report.html": report_page(results, paths)}
+        return {REPORT_FILE: report_page(results, paths)}
     except Exception as error:
         print(
-            f"report.html is left out: {type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr, flush=True
+            f"{REPORT_FILE} is left out: {type(error).__name__}: {error}".replace("\n", " "),
+            file=sys.stderr,
+            flush=True,
         )
         return {}
 

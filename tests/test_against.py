@@ -172,4 +172,4 @@ def test_the_verb(tmp_path: Path) -> None:
     code, _, error = vae_sweep_here("compare", "one", "--against", "three", "--workdir", work)
     assert code == 2 and "'three'" in error and "one, two" in error
     code, _, error = vae_sweep_here("compare", "one", "--against", "two", "--all-pairs", "--workdir", work)
-    assert code == 2 and "not both" in error
+    assert code == 2 and "without --all-pairs" in error

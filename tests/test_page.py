@@ -236,7 +236,10 @@ class TestDelivery:
         _, paths = swept
         with open_ledger(Where(paths)) as ledger:
             files = final_files(ledger, "small", paths)
-        assert files.keys() == {"compare.json", "compare.txt", "report.html"} and files["report.html"] == page
+        assert (
+            files.keys() == {"compare.json", "compare.txt", "report.html", "summary.md"}
+            and files["report.html"] == page
+        )
 
     def test_a_page_that_cannot_be_made_does_not_stop_the_delivery(
         self, swept: tuple[Results, WorkPaths], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -247,7 +250,7 @@ class TestDelivery:
         monkeypatch.setattr("pipeline.report.page.report_page", broken)
         _, paths = swept
         with open_ledger(Where(paths)) as ledger:
-            assert final_files(ledger, "small", paths).keys() == {"compare.json", "compare.txt"}
+            assert final_files(ledger, "small", paths).keys() == {"compare.json", "compare.txt", "summary.md"}
         assert capsys.readouterr().err == "report.html is left out: ValueError: a picture is broken\n"
 
     def test_compare_writes_it(

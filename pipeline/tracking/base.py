@@ -15,6 +15,8 @@ RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 
 STUDY_FILE = "study.yaml"
 """Artifact of the parent run."""
+REPORT_FILE = "report.html"
+"""Artifact of the parent run at its end."""
 SUMMARY_FILE = "summary.md"
 """Artifact of the parent run at its end, also its description."""
 

@@ -26,8 +26,28 @@ from typing import Any
 
 from ..errors import TrackerAway, TrackerError
 from ..records import digest
-from .base import STUDY_FILE, SUMMARY_FILE, DatasetInfo, Picture, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
-from .mlflow_views import SHARED_VIEW, VIEWS, experiment_note, page_of_experiment, page_of_view, run_note, view_tags
+from .base import (
+    REPORT_FILE,
+    STUDY_FILE,
+    SUMMARY_FILE,
+    DatasetInfo,
+    Picture,
+    RecordedRun,
+    RunRecord,
+    SweepEnd,
+    SweepRun,
+    Tracker,
+)
+from .mlflow_views import (
+    SHARED_VIEW,
+    VIEWS,
+    experiment_note,
+    page_of_artifact,
+    page_of_experiment,
+    page_of_view,
+    run_note,
+    view_tags,
+)
 
 LEDGER_ID = "vae_sweep.ledger_id"
 """Tag of experiments and runs: whose they are."""
@@ -175,10 +195,13 @@ class MlflowTracker:
         """Title -> path of each page on which a browser shows a sweep's runs; none where it is not there."""
         with self._answers(f"looking for the experiment {sweep!r}"):
             found = self._client.get_experiment_by_name(sweep)
-        if found is None:
-            return {}
+            if found is None:
+                return {}
+            ended = f"tags.`{LEDGER_ID}` = '{found.tags.get(LEDGER_ID)}' and tags.`{_NOTE}` LIKE '%{REPORT_FILE}%'"
+            parents = [run.info.run_id for run in self._search(found.experiment_id, ended)]
         views = [key for key in VIEWS if SHARED_VIEW + key in found.tags]
-        pages = {VIEWS[key][0]: page_of_view(found.experiment_id, key) for key in views}
+        pages = {"report": page_of_artifact(found.experiment_id, parents[0], REPORT_FILE)} if parents else {}
+        pages |= {VIEWS[key][0]: page_of_view(found.experiment_id, key) for key in views}
         return pages | {"all runs": page_of_experiment(found.experiment_id)}
 
     def _open(self, sweep: SweepRun) -> _Opened:

@@ -52,9 +52,9 @@ def _by_arm(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[s
 
 
 def _curves(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:
-    shown = {"runsHiddenMode": "SHOWALL", "chartsSearchFilter": "elbo"}
-    sections = _sections(1, 420, "val", "train", "test")
-    return {**_by_arm(factors, metrics, step), **shown, "compareRunCharts": [], "compareRunSections": sections}
+    shown = {"runsHiddenMode": "SHOWALL", "chartsSearchFilter": "elbo$"}
+    sections = {"compareRunSections": _sections(1, 420, "val", "test", "train"), "isAccordionReordered": True}
+    return {**_by_arm(factors, metrics, step), **shown, "compareRunCharts": [], **sections}
 
 
 def _pictures(factors: Sequence[str], metrics: Sequence[str], step: int) -> dict[str, Any]:

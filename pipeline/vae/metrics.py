@@ -80,7 +80,7 @@ class ImageDetails:
     def add_posterior(self, rows: slice, rate: Tensor, sigma: Tensor) -> None:
         """Takes up the rate (M, R), float64, and σ (M, R, L) of some rows."""
         self._elbo_MN[:, rows] -= rate
-        real = sigma[:, : self._data.count - rows.start].double()  # without padding
+        real = sigma[:, : self._data.count - rows.start].double().contiguous()  # without padding
         slots, bins = self._counts.shape
         at = torch.bucketize(real, self._edges, right=True).flatten(1)
         at += torch.arange(slots, device=at.device).unsqueeze(1) * bins
