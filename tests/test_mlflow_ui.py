@@ -194,8 +194,9 @@ def test_the_parent_links_to_the_report(store: Store, look: Callable[[str, str],
     experiment, parent = runs_of(store, "attributes.run_name = 'small'")
     page = look(f"{store.base}/#/experiments/{experiment}/runs/{parent[0]}?workflowType=machine_learning", "parent")
     expect(page.get_by_text("nats per image").first).to_be_visible()
-    page.get_by_role("link", name="report.html").first.click()
-    expect_report(page)
+    with page.context.expect_page() as opened:  # such links open a window of their own
+        page.get_by_role("link", name="report.html").first.click()
+    expect_report(opened.value)
 
 
 def test_the_report_has_a_link(store: Store, look: Callable[[str, str], Page]) -> None:
