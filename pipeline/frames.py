@@ -22,7 +22,7 @@ from .config import Study
 from .errors import UserError
 from .launch import Where, open_ledger
 from .paths import WorkPaths
-from .picking import Pick, pick
+from .picking import Pick, where_text
 from .records import ENDED, Params, Phase, TrialRecord, Value
 from .report.gallery import Gallery
 from .results import Results, load_results
@@ -138,14 +138,13 @@ class LoadedSweep:
         """What was asked, every default explicit."""
         return self.results.study
 
-    def best(self, rule: str = "max", where: Params | None = None) -> Pick:
-        """The configuration to take and why, as `vae-sweep best`; `where`: only arms with these scientific values.
+    def best(self, rule: str = "max", where: Params | None = None, objectives: Sequence[str] = ()) -> Pick:
+        """The configuration to take and why, as `vae-sweep best`.
 
+        rule: `max`, `one_se`, `pareto` (by `objectives`) or `robust`; where: only arms with these scientific values.
         Raises UserError for another rule or for values that no arm has.
         """
-        if rule != "max":
-            raise UserError(f"rule must be one of: max, but got {rule!r}")
-        return pick(self.results.comparison, self.results.records, search_metric=self.study.search.metric, where=where)
+        return self.results.pick(rule, [where_text(where)] if where else [], objectives)
 
     @cached_property
     def figures(self) -> Gallery:

@@ -169,7 +169,7 @@ def test_the_best_configuration(sweep: LoadedSweep) -> None:
     TrialKey.parse(str(found.trial))
     with pytest.raises(UserError, match="rule must be one of"):
         sweep.best("luck")
-    with pytest.raises(UserError, match="must match an arm"):
+    with pytest.raises(UserError, match="a value of this sweep"):
         sweep.best(where={"scale": "none"})
 
 

@@ -129,6 +129,8 @@ def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> 
     if report.undelivered is not None and SUBMITTED_TO not in os.environ:
         console.print(f"browse the runs:      [bold]{command('ui', *place)}[/]")
     console.print(f"best configuration:   [bold]{command('best', name, *place)}[/]")
+    page = "- > report.html" if SUBMITTED_TO in os.environ else "report.html"
+    console.print(f"all of it on a page:  [bold]{command('compare', name, *place, '--html', page)}[/]")
     failed = [record for record in results.records if record.state is State.FAILED]
     if failed:
         console.print(f"[red]{len(failed)} trials failed[/]; the first: {command('show', name, failed[0].key, *place)}")

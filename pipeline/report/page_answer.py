@@ -206,6 +206,6 @@ def _outlook(comparison: Comparison) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return ("No affordable number of further searches would settle the open comparisons.",), ()
     span = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
     which = "the open comparisons" if len(few) == len(more) else f"{len(few)} of {len(more)} open comparisons"
-    enough = comparison.replicates + few[-1]
-    command = f"vae-sweep run study.yaml --extend --set search.replicates={enough}"
-    return (f"To settle {which}: about {span} more searches an arm, by the last command.",), (command,)
+    added = few[(len(few) - 1) // 2]  # most of what is affordable, not the most expensive pair
+    command = f"vae-sweep run study.yaml --extend --set search.replicates={comparison.replicates + added}"
+    return (f"To settle {which}: about {span} more searches an arm; the last command adds {added}.",), (command,)
