@@ -19,7 +19,6 @@ import pandas as pd
 from .analysis import Analysis, analyse
 from .comparison import Estimate, metric_value
 from .config import Study
-from .errors import UserError
 from .launch import Where, open_ledger
 from .paths import WorkPaths
 from .picking import Pick, where_text

@@ -34,7 +34,7 @@ HOMES = {
     "jinja2": {"report/page.py"},
     "pandas": {"frames.py"},
     "safetensors": {"packed/finish.py", "serving/model.py"},
-    "PIL": {"vae/pictures.py", "tracking/mlflow_tracker.py"},
+    "PIL": {"vae/pictures.py", "tracking/mlflow_views.py"},
     "typer": {"cli/choosing.py", "cli/common.py", "cli/launching.py", "cli/reading.py", "cli/removing.py"},
 }
 SCRIPTS = {"serving/mlflow_script.py"}

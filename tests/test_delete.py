@@ -48,6 +48,7 @@ def folders(workdir: Path) -> set[str]:
     return {path.name for path in workdir.iterdir() if path.is_dir() and path.name != "mlartifacts"}
 
 
+@pytest.mark.slow
 def test_everywhere_and_the_name_is_free_again(workdir: Path, tmp_path: Path) -> None:
     other, before = json_of(read(workdir, "other")), json_of(read(workdir))
     for name in ("small", "other"):

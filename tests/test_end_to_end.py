@@ -88,6 +88,7 @@ def test_mlflow_has_each_trial_once_with_all_it_should(finished: tuple[Path, str
     assert parents[0].inputs.dataset_inputs
 
 
+@pytest.mark.slow
 def test_sync_check_sees_agreement_and_damage(finished: tuple[Path, str]) -> None:
     workdir, _ = finished
     assert "agree" in vae_sweep("sync", "small", "--workdir", workdir, "--check").stdout

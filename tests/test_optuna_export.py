@@ -302,6 +302,7 @@ def test_a_run_exports_behind_its_delivery(storage: str, tmp_path: Path) -> None
     assert len({trial.user_attrs["mlflow_run_id"] for found in trials for trial in found}) == 12
 
 
+@pytest.mark.slow
 def test_a_storage_that_is_away_does_not_hold_up_mlflow(tmp_path: Path) -> None:
     log = run_exporting_to(f"postgresql://me:{SECRET}@127.0.0.1:1/none", tmp_path)
     assert "Connection refused. Check it and VAE_SWEEP_OPTUNA_URL" in log

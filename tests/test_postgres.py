@@ -81,6 +81,7 @@ with Ledger.open(sys.argv[1]) as ledger:
 """
 
 
+@pytest.mark.slow
 def test_readers_never_fail_and_never_see_half_a_row(url: str, tmp_path: Path) -> None:
     records = run_here(study(tmp_path), tmp_path / "work", slots=8).records
     with Ledger.open(url) as ledger:

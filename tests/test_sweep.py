@@ -125,7 +125,7 @@ def interrupted_in_the_middle(file: Path, workdir: Path, log: Path, *options: ob
     assert any(record.state is State.RUNNING for record in found), "killed too late"
 
 
-@pytest.mark.parametrize("search", [{}, MEDIAN], ids=["none", "median"])
+@pytest.mark.parametrize("search", [{}, pytest.param(MEDIAN, marks=pytest.mark.slow)], ids=["none", "median"])
 def test_kill_9_of_the_driver(plain: Results, pruned: Results, tmp_path: Path, search: dict[str, Any]) -> None:
     file, workdir = study_file(tmp_path, search=search), tmp_path / "work"
     interrupted_in_the_middle(file, workdir, tmp_path / "log", "--executor", "inline", "--slots", "3", "--workers", "2")
@@ -169,6 +169,7 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
             run(file, [], where, SilentProgress())
 
 
+@pytest.mark.slow
 def test_stop_and_ctrl_c_end_cleanly_and_resume(plain: Results, tmp_path: Path) -> None:
     file, workdir = study_file(tmp_path), tmp_path / "work"
     for how in ("stop", "ctrl-c"):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sqlite3
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from .mlflow_views import (
     SHARED_VIEW,
     VIEWS,
     experiment_note,
+    lay_out,
     page_of_artifact,
     page_of_experiment,
     page_of_view,
@@ -56,8 +56,6 @@ _OPENED = "vae_sweep.opened"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _HAS_PICTURES = "mlflow.loggedImages"
-_THUMBNAIL = 256
-"""pixels"""
 _UNHURRIED = 10
 """niceness of a thread that others should not wait for"""
 
@@ -317,7 +315,7 @@ class MlflowTracker:
             repository.log_artifact(str(file))
         if pictures:
             with tempfile.TemporaryDirectory() as folder:
-                _lay_out(pictures, Path(folder))
+                lay_out(pictures, Path(folder))
                 repository.log_artifacts(folder, "images")
 
     def _search(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
@@ -409,22 +407,6 @@ def _tags(*parts: Mapping[str, str]) -> dict[str, str]:
     if "git_commit" in tags:
         tags["mlflow.source.git.commit"] = tags["git_commit"]  # the column "Version" of its UI
     return tags
-
-
-def _lay_out(pictures: Sequence[Picture], folder: Path) -> None:
-    """Writes pictures under the names by which the UI knows key and step, and a thumbnail of each.
-
-    `client.log_image` would name them anew every time: a repeated delivery would show them twice.
-    """
-    from PIL import Image
-
-    for picture in pictures:
-        key = picture.key.replace("/", "~")
-        name = f"{key}+step+{picture.step}+timestamp+{picture.timestamp_ms}+{picture.step}"
-        shutil.copyfile(picture.file, folder / f"{name}.png")
-        with Image.open(picture.file) as image:
-            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            image.save(folder / f"{name}+compressed.webp", lossless=True)
 
 
 def _dataset_input(dataset: DatasetInfo) -> Any:

@@ -2,19 +2,25 @@
 
 The UI reads an experiment tag `mlflow.sharedViewState.KEY` when its address says `viewStateShareKey=KEY`: what is
 shown, sorted and grouped. Seen in the bundle of MLflow 3.13 to 3.17; a UI that does not know the key says so and
-shows all runs. Knows no run and imports no MLflow.
+shows all runs. Also how pictures are named for its image grids. Imports no MLflow.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from .base import Picture
 
 SHARED_VIEW = "mlflow.sharedViewState."
 LONGEST_TAG = 5000
 """characters of an experiment tag"""
+THUMBNAIL = 256
+"""pixels"""
 PICTURES = "pictures"
 """what the names of image grids begin with"""
 
@@ -116,3 +122,19 @@ def run_note(summary: str, experiment_id: str, run_id: str, files: Sequence[str]
     """Markdown that describes a parent run: what was found, and links to its files."""
     links = [f"[{file}]({page_of_artifact(experiment_id, run_id, file)[1:]})" for file in files]
     return f"{summary}\n\n{' · '.join(links)}"
+
+
+def lay_out(pictures: Sequence[Picture], folder: Path) -> None:
+    """Writes pictures under the names by which the UI knows key and step, and a thumbnail of each.
+
+    `client.log_image` would name them anew every time: a repeated delivery would show them twice.
+    """
+    from PIL import Image
+
+    for picture in pictures:
+        key = picture.key.replace("/", "~")
+        name = f"{key}+step+{picture.step}+timestamp+{picture.timestamp_ms}+{picture.step}"
+        shutil.copyfile(picture.file, folder / f"{name}.png")
+        with Image.open(picture.file) as image:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.save(folder / f"{name}+compressed.webp", lossless=True)
