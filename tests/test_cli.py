@@ -238,6 +238,7 @@ def test_sets_change_the_study(tmp_path: Path) -> None:
     assert "6 arms × 7 replicates" in text and "other" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
 def test_other_samplers_end_to_end(tmp_path: Path, sampler: str) -> None:
     nuisance = {"learning_rate": [1e-3, 3e-3, 1e-2]} if sampler == "grid" else STUDY["nuisance"]

@@ -109,6 +109,7 @@ def load_elsewhere(python: Path, folder: Path, workdir: Path, results: Results) 
     return said
 
 
+@pytest.mark.slow
 def test_the_champion_in_a_fresh_process(tmp_path: Path, workdir: Path, results: Results, taken: TrialRecord) -> None:
     said = load_elsewhere(Path(sys.executable), tmp_path, workdir, results)
     assert "mlartifacts" in said["pipeline"], "the code that travels with the model, not the one installed here"

@@ -236,6 +236,7 @@ def test_trials_link_to_their_runs_and_wait_for_them(swept: tuple[Path, Results]
             )
 
 
+@pytest.mark.slow
 def test_the_optuna_command_lists_them(swept: tuple[Path, Results], storage: str) -> None:
     sync(swept[0], storage)
     command = [str(Path(sys.executable).parent / "optuna"), "studies", "--storage", storage, "-f", "json"]

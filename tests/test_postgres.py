@@ -118,6 +118,7 @@ def test_a_second_driver_is_refused(url: str, tmp_path: Path) -> None:
         run_here(study(tmp_path), tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_of_two_drivers_at_once_one_runs(url: str, expected: str, tmp_path: Path) -> None:
     words = ("run", study(tmp_path), "--workdir", tmp_path / "work", "--executor", "inline", "--mlflow", "none")
     drivers = [vae_sweep_started(*words, log=tmp_path / str(n)) for n in range(2)]
@@ -166,6 +167,7 @@ def commands_of_all() -> Iterator[str]:
             yield file.read_text(errors="replace").replace("\0", " ")
 
 
+@pytest.mark.slow
 def test_a_server_that_never_comes_back(
     url: str, postgresql: Server, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -394,6 +394,7 @@ class TestMlflow:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         connection.close()
 
+    @pytest.mark.slow
     def test_quiet_and_without_threads_or_stray_files(self, tmp_path: Path) -> None:
         code = (
             "import sys, threading\nfrom pathlib import Path\n"
