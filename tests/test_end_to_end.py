@@ -156,7 +156,8 @@ def test_ui_serves_the_runs(finished: tuple[Path, str], tmp_path: Path) -> None:
                 time.sleep(0.2)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
             assert b"<html" in answer.read().lower()
-        assert f"small: http://127.0.0.1:{port}/#/experiments/" in (tmp_path / "log").read_text()
+        log = (tmp_path / "log").read_text()  # where the links lead: tests/test_mlflow_ui.py
+        assert "\n  small\n" in log and f"http://127.0.0.1:{port}/#/experiments/" in log
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
