@@ -29,7 +29,9 @@ from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
 from .paths import WorkPaths
 from .records import ENDED, Phase, TrialRecord
-from .report.tables import comparison_table, render_text, verdict_sentences
+from .report.comparison import comparison_table
+from .report.tables import render_text
+from .report.verdicts import verdict_sentences
 from .results import Results, load_results
 from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
 from .search.study import Told

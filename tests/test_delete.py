@@ -149,7 +149,7 @@ def test_a_removal_that_ended_early_loses_no_run(workdir: Path) -> None:
     assert delete(workdir, "--yes")[0] == 0
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../work/small", "mlartifacts", "trials", "nothing"])
+@pytest.mark.parametrize("name", ["..", ".", "../x/small", "mlartifacts", "trials", "nothing"])
 def test_only_a_sweep_is_deleted(workdir: Path, name: str) -> None:
     (workdir / "mlartifacts").mkdir()
     before = sorted(str(path) for path in workdir.rglob("*") if "ledger.db" not in path.name)

@@ -11,21 +11,11 @@ import pytest
 from pipeline.comparison import Comparison, Verdict, compare
 from pipeline.comparison.coverage_table import COUNTS, STUDENT
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
-from pipeline.report.comparison import pairs_table
+from pipeline.report.comparison import comparison_table, pairs_table
+from pipeline.report.numbers import params_text, value_text
 from pipeline.report.plot import curve
-from pipeline.report.tables import (
-    SweepLine,
-    comparison_table,
-    list_table,
-    params_text,
-    plan_table,
-    render_text,
-    status_table,
-    trial_view,
-    value_text,
-    verdict_sentences,
-    verdict_text,
-)
+from pipeline.report.tables import SweepLine, list_table, plan_table, render_text, status_table, trial_view
+from pipeline.report.verdicts import verdict_sentences, verdict_text
 from pipeline.space import Arm
 
 Table = Mapping[tuple[str, int], Sequence[Sequence[float | None]]]

@@ -138,7 +138,8 @@ def workdir_words(workdir: Path) -> list[object]:
 
 def print_comparison(console: Console, results: Results) -> None:
     """Table and verdicts."""
-    from ..report.tables import comparison_table, verdict_text
+    from ..report.comparison import comparison_table
+    from ..report.verdicts import verdict_text
 
     if results.study.question:
         console.print(f"[bold]{escaped(results.study.question)}[/]\n")

@@ -16,28 +16,10 @@ from rich.text import Text
 
 from ..picking import FrontPoint
 from ..records import Params, Phase, State, TrialRecord
-from .comparison import comparison_table, plain_table
-from .numbers import count_text, params_text, value_text
+from .comparison import plain_table
+from .numbers import count_text, params_text
 from .plot import curve
 from .progress import STATE_STYLES
-from .verdicts import VERDICT_STYLES, lost_text, verdict_sentences, verdict_text
-
-__all__ = [
-    "VERDICT_STYLES",
-    "SweepLine",
-    "comparison_table",
-    "facts_table",
-    "list_table",
-    "lost_text",
-    "params_text",
-    "plan_table",
-    "render_text",
-    "status_table",
-    "trial_view",
-    "value_text",
-    "verdict_sentences",
-    "verdict_text",
-]
 
 
 @dataclass(frozen=True, slots=True)

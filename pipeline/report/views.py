@@ -22,9 +22,10 @@ from ..results import Results
 from ..space import arms, baseline_arm, hyperparameters, in_flight_limit, search_count, search_trials, trial_counts
 from ..stages import METRIC_CURVE
 from ..sweep import tally
+from .numbers import params_text
 from .plot import curve
 from .progress import duration
-from .tables import facts_table, front_table, params_text, plan_table, status_table
+from .tables import facts_table, front_table, plan_table, status_table
 
 ASSUMED_SD_NATS = 1.0
 """paired standard deviation between searches; 0.3 to 1.3 nats were seen on digits"""
