@@ -24,7 +24,7 @@ from pipeline.comparison import (
     estimate,
     to_json,
 )
-from pipeline.comparison.intervals import holm, more_replicates, p_equivalence, p_two_sided, probability, welch
+from pipeline.comparison.intervals import holm, more_replicates, probability, sample, welch
 from pipeline.config import load_study
 from pipeline.errors import UserError
 from pipeline.records import Phase, State, TrialKey, TrialOutcome, TrialRecord
@@ -32,6 +32,16 @@ from pipeline.space import Arm
 
 METRIC = "test/elbo"
 TWO = (Arm("a", {"scale": "log_variance"}), Arm("b", {"scale": "log_std"}))
+
+
+def p_two_sided(values: Sequence[float], seed: int | None = None) -> float:
+    found = sample(values, seed)
+    return 1.0 if found is None else found.p_differs()
+
+
+def p_equivalence(values: Sequence[float], margin: float, seed: int | None = None) -> float:
+    found = sample(values, seed)
+    return 1.0 if found is None else found.p_equivalent(margin)
 
 
 def trial(

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -22,7 +22,7 @@ from pipeline.paths import WorkPaths
 from pipeline.results import load_results
 from pipeline.tracking.base import MetricPoint, RunRecord, SweepRun
 from pipeline.tracking.mlflow_tracker import MlflowTracker
-from pipeline.tracking.mlflow_views import VIEWS, page_of_comparison
+from pipeline.tracking.mlflow_views import VIEWS
 
 from .browser import Visit, chromium
 from .kit import free_ports
@@ -212,7 +212,8 @@ def expect_report(page: Page) -> None:
 
 def test_two_runs_compare_readably(store: Store, look: Callable[[str, str], Page]) -> None:
     experiment, runs = runs_of(store, "tags.phase = 'repeat' and tags.replicate = '0' and tags.number = '0'")
-    page = look(store.base + page_of_comparison(experiment, runs[:2]), "two-runs")
+    query = {"runs": json.dumps(runs[:2]), "experiments": json.dumps([experiment])}
+    page = look(f"{store.base}/#/compare-runs?{urlencode(query)}&workflowType=machine_learning", "two-runs")
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
     expect(page.get_by_text("repeat 0.0").first).to_be_visible()
 

@@ -168,18 +168,6 @@ def estimate(values: Sequence[float], alpha: float, seed: int | None = None) -> 
     return None if found is None else found.estimate(alpha)
 
 
-def p_two_sided(values: Sequence[float], seed: int | None = None) -> float:
-    """p-value of "the mean is 0"; 1 below two values."""
-    found = sample(values, seed)
-    return 1.0 if found is None else found.p_differs()
-
-
-def p_equivalence(values: Sequence[float], margin: float, seed: int | None = None) -> float:
-    """p-value of "the mean is outside +-margin" by two one-sided tests; 1 below two values."""
-    found = sample(values, seed)
-    return 1.0 if found is None else found.p_equivalent(margin)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of one family."""
     adjusted = [1.0] * len(p_values)

@@ -106,12 +106,6 @@ def page_of_artifact(experiment_id: str, run_id: str, artifact: str) -> str:
     return f"/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(artifact)}?workflowType=machine_learning"
 
 
-def page_of_comparison(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Path at which a browser shows runs side by side."""
-    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
-    return f"/#/compare-runs?{urlencode(query)}&workflowType=machine_learning"
-
-
 def experiment_note(question: str, experiment_id: str, keys: Sequence[str]) -> str:
     """Markdown that describes an experiment: the question, and links to its views."""
     links = [f"[{VIEWS[key][0]}]({page_of_view(experiment_id, key)[1:]})" for key in keys]
