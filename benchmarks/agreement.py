@@ -54,13 +54,24 @@ def twin(pack: Pack, slot: int, images: workload.Images, shape: Shape) -> worklo
     """The plain loop with the weights that a slot has now, and the pack's validation noise."""
     training = _plain(images, shape, seed=0, scale=pack.slots[slot].scale)
     named = pack.stack.named_tensors(pack.rows_MP[slot])
+    encoder = training.model.encoder
     for kind in ("weight", "bias"):
         heads = [named.pop(f"{head}.{kind}") for head in ("mean", "raw_scale")]
-        named[f"encoder.2.{kind}"] = torch.cat(heads)
+        named[f"encoder.{len(encoder) - 1}.{kind}"] = torch.cat(heads)
+    if shape.levels:  # our rows have the channels of a pixel side by side
+        place = f"encoder.{len(encoder) - 3}.weight"
+        named[place] = _channels_first(named[place].t(), shape).t()
+        for kind in ("weight", "bias"):
+            named[f"decoder.2.{kind}"] = _channels_first(named[f"decoder.2.{kind}"], shape)
     training.model.load_state_dict(named)
     val = pack.data.evaluation("val", shape.latent_dim)
     training.val_noise = val.noise[0, : val.count].clone()
     return training
+
+
+def _channels_first(rows: Tensor, shape: Shape) -> Tensor:
+    """Rows in the order H, W, C as rows in the order C, H, W."""
+    return rows.view(-1, shape.hidden, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
 
 
 def draws(pack: Pack, slot: int, epoch: int) -> tuple[Tensor, Tensor]:
@@ -105,6 +116,7 @@ def _plain(images: workload.Images, shape: Shape, seed: int, **changes: Any) -> 
         hidden=shape.hidden,
         latent_dim=shape.latent_dim,
         batch_size=shape.batch_size,
+        channels=shape.channels,
     )
 
 
@@ -130,9 +142,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     for name in ("--epochs", "--seeds", "--side", "--hidden", "--latent-dim", "--batch-size"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--levels", type=int, default=0)
     args = parser.parse_args()
     prepare_process()
-    shape = Shape(args.side, args.hidden, args.latent_dim, args.batch_size)
+    shape = Shape(args.side, args.hidden, args.latent_dim, args.batch_size, args.levels)
     mine, twins = paired(args.data, shape, epochs=args.epochs, seeds=args.seeds)
     others = free(args.data, shape, epochs=args.epochs, seeds=args.seeds)
     json.dump(judge(mine, twins, others), sys.stdout)

@@ -14,12 +14,12 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -32,7 +32,7 @@ from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Event, TrialKey, TrialTask
 from pipeline.report.observer import Observer
 from pipeline.report.progress import SilentProgress
-from pipeline.search import study as searches
+from pipeline.search.samplers import SAMPLERS
 from pipeline.space import arms
 from pipeline.stages import Stages
 from pipeline.sweep import Sweep
@@ -145,8 +145,8 @@ class TimedExecutor:
             self._submitted.clear()
             return self._executor.poll(timeout_seconds)
 
-    def close(self) -> None:
-        self._executor.close()
+    def close(self, notice_seconds: float = 0.0) -> list[Event]:
+        return self._executor.close(notice_seconds)
 
 
 class TimedSampler:
@@ -161,8 +161,15 @@ class TimedSampler:
             return self._sampler.propose(*arguments)
 
 
-def _timed(make: Callable[[Any], Any], clock: Clock, plan: Any) -> TimedSampler:
-    return TimedSampler(make(plan), clock)
+class TimedEntry:
+    """An entry of the table of samplers that makes timed ones."""
+
+    def __init__(self, entry: Any, clock: Clock) -> None:
+        self._entry, self._clock = entry, clock
+        self.model_based = entry.model_based
+
+    def __call__(self, plan: Any) -> TimedSampler:
+        return TimedSampler(self._entry(plan), self._clock)
 
 
 def study_of(scenario: Scenario, folder: Path) -> Study:
@@ -223,12 +230,8 @@ def drive(scenario: Scenario) -> tuple[int, Clock, Clock, Clock]:
 @contextmanager
 def timed_samplers(clock: Clock) -> Iterator[None]:
     """Every search's sampler counts its time on `clock`."""
-    before = searches.SAMPLERS
-    searches.SAMPLERS = {name: partial(_timed, make, clock) for name, make in before.items()}
-    try:
+    with patch.dict(SAMPLERS, {name: TimedEntry(entry, clock) for name, entry in SAMPLERS.items()}):
         yield
-    finally:
-        searches.SAMPLERS = before
 
 
 def measure(scenario: Scenario) -> Cost:

@@ -32,6 +32,7 @@ CASES = (
     Case(Shape(side=8, hidden=128, latent_dim=8, batch_size=64), 3.5),
     Case(Shape(side=8, hidden=256, latent_dim=16, batch_size=128), 2.0),
     Case(Shape(side=28, hidden=400, latent_dim=20, batch_size=128), 0.98),
+    Case(Shape(side=28, hidden=64, latent_dim=20, batch_size=64, levels=2), 0.98),
 )
 
 

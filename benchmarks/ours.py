@@ -50,11 +50,12 @@ def single(data: Path, shape: Shape, epochs: int) -> dict[str, Any]:
 
 
 def _fixed(data: Path, shape: Shape, epochs: int) -> dict[str, Any]:
+    network = {"network": "conv", "hidden": list(shape.channels)} if shape.levels else {"hidden": [shape.hidden]}
     return {
         "version": 1,
         "name": NAME,
         "data": {"path": str(data), "form": "counts", "levels": 16},
-        "model": {"hidden": [shape.hidden], "latent_dim": shape.latent_dim, "likelihood": "binomial"},
+        "model": {**network, "latent_dim": shape.latent_dim, "likelihood": "binomial"},
         "train": {"epochs": epochs, "batch_size": shape.batch_size, "optimizer": "adam"},
     }
 

@@ -22,9 +22,19 @@ class Shape:
     hidden: int
     latent_dim: int
     batch_size: int
+    levels: int = 0
+    """of convolutions, each with twice the channels of the one before, the last with `hidden`; 0: fully connected"""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.hidden >> level for level in reversed(range(self.levels)))
 
     def __str__(self) -> str:
-        return f"{self.side**2}-{self.hidden}-{self.latent_dim} batch {self.batch_size}"
+        name = f"{self.side**2}-{self.hidden}-{self.latent_dim}"
+        if self.levels:
+            name = f"conv {self.side}x{self.side} {'-'.join(map(str, self.channels))}-{self.latent_dim}"
+        return f"{name} batch {self.batch_size}"
 
 
 def timed(epoch: Callable[[], object], steps: int, seconds: float) -> tuple[float, float]:
@@ -49,6 +59,7 @@ def serve(connection: Connection, data: Path, shape: Shape) -> None:
         hidden=shape.hidden,
         latent_dim=shape.latent_dim,
         batch_size=shape.batch_size,
+        channels=shape.channels,
     )
     steps = -(-len(training.images.train) // shape.batch_size)
     timed(training.steps, steps, 0.0)

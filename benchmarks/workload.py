@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,22 @@ SCALE_MATHS: Mapping[str, Scale] = {
 """Posterior scales by the names in `common.SCALES`."""
 
 
-class VAE(nn.Module):
-    """pixels-hidden-latent-hidden-pixels."""
+DENSE = 256
+"""units beside the convolutions"""
 
-    def __init__(self, *, pixels: int, hidden: int, latent_dim: int, scale: str) -> None:
+
+class VAE(nn.Module):
+    """pixels-hidden-latent-hidden-pixels; with `channels`, strided convolutions and a dense layer for hidden."""
+
+    def __init__(
+        self, *, pixels: int, hidden: int, latent_dim: int, scale: str, channels: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim))
-        self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
+        if channels:
+            self.encoder, self.decoder = _convolutional(pixels, channels, latent_dim)
+        else:
+            self.encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim))
+            self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
         self.latent_dim, self.scale = latent_dim, SCALE_MATHS[scale]
 
     def terms(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -116,6 +126,23 @@ class VAE(nn.Module):
     def elbo(self, x: Tensor, noise: Tensor) -> float:
         """Mean ELBO of images (N, D), nats per image."""
         return log_coefficients(x) - float(self.terms(x, noise)) / len(x)
+
+
+def _convolutional(pixels: int, channels: tuple[int, ...], latent_dim: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Encoder and decoder of square images; every level halves a side."""
+    side = round(pixels**0.5)
+    last = side >> len(channels)
+    flat = channels[-1] * last**2
+    encoder, decoder = nn.Sequential(nn.Unflatten(1, (1, side, side))), nn.Sequential()
+    for before, after in pairwise((1, *channels)):
+        encoder.extend([nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()])
+    encoder.extend([nn.Flatten(), nn.Linear(flat, DENSE), nn.ReLU(), nn.Linear(DENSE, 2 * latent_dim)])
+    decoder.extend([nn.Linear(latent_dim, DENSE), nn.ReLU(), nn.Linear(DENSE, flat)])
+    decoder.extend([nn.ReLU(), nn.Unflatten(1, (channels[-1], last, last))])
+    for before, after in pairwise((*reversed(channels), 1)):
+        decoder.extend([nn.ConvTranspose2d(before, after, 4, 2, 1), nn.ReLU()])
+    decoder[-1] = nn.Flatten()
+    return encoder, decoder
 
 
 def log_coefficients(x: Tensor) -> float:
@@ -138,10 +165,12 @@ class Training:
         hidden: int = 128,
         latent_dim: int = 8,
         batch_size: int = 64,
+        channels: tuple[int, ...] = (),
     ) -> None:
         torch.manual_seed(seed)
         self.images, self.batch_size = images, batch_size
-        self.model = VAE(pixels=images.train.shape[1], hidden=hidden, latent_dim=latent_dim, scale=scale)
+        pixels = images.train.shape[1]
+        self.model = VAE(pixels=pixels, hidden=hidden, latent_dim=latent_dim, scale=scale, channels=channels)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate, fused=True)
         self.val_noise = torch.randn(len(images.val), latent_dim)
 

@@ -34,10 +34,10 @@ from .report.tables import render_text
 from .report.verdicts import verdict_sentences
 from .results import Results, load_results
 from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
-from .search.study import Told
+from .search.samplers import Told
 from .stages import METRIC_CURVE, Stages
 from .tracking.base import REPORT_FILE, SUMMARY_FILE, DatasetInfo, Tracker
-from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of
+from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of, without_login
 
 OPTUNA_VARIABLE = "VAE_SWEEP_OPTUNA_URL"
 EXPORT_SECONDS = 30.0
@@ -146,7 +146,8 @@ def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Consol
     sweep = ledger.sweep(subject.sweep)
     if sweep is not None and sweep.status != "running":
         finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep, subject.paths), metrics={})
-    console.print(f"{report.delivered} delivered, {report.remaining} left.")
+    mended = f", {report.mended} of them again: they were no longer as they had been" if report.mended else ""
+    console.print(f"{report.delivered} delivered{mended}, {report.remaining} left.", soft_wrap=True)
     return 1 if report.remaining else 0
 
 
@@ -260,7 +261,7 @@ def serve(where: Where, port: int, console: Console) -> int:
     if target is None:
         raise UserError("There is no store to show with `--mlflow none`.")
     if target.startswith(("http://", "https://")):
-        console.print(f"MLflow runs at {escape(target)}")
+        console.print(f"MLflow runs at {escape(without_login(target))}")
         return 0
     tracker = connect(where)
     assert tracker is not None

@@ -1,37 +1,42 @@
-"""The study file's sections as typed, frozen models; how they are written and hashed.
+"""The study file's sections as typed, frozen models; how they are written.
 
 Every hyperparameter is declared once, in `ModelSection` or `TrainSection`, marked `Structural` or
 `Numeric` there; roles, domains and packing read their tables from these fields. Says *what* is asked,
-never where it runs; knows no arm (space.py), and not how mistakes in a file are found (study_file.py).
+never where it runs; knows no arm (space.py), and not how mistakes in a file are found or what its
+hash is (study_file/).
 What a name stands for is looked up in its kit's own table, when a study is loaded.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from .records import Value, canonical_json, digest
-
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+from .errors import UserError
+from .own_code import admit, digests, is_own
+from .study_file.values import (
+    TRUSTED,
+    ChoiceDomain,
+    Count,
+    Domain,
+    FloatDomain,
+    IntDomain,
+    Loose,
+    Part,
+    Real,
+    Section,
+    Seed,
+    Text,
+    Whole,
+    known_version,
+    safe_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +49,23 @@ class Numeric:
     """Marks a hyperparameter of which every slot of a pack has its own value."""
 
 
-def valid_names() -> Mapping[str, tuple[str, ...]]:
-    """What may be named in a study file: field -> names, from the tables of the kits."""
+OWN = ("network", "posterior", "scale", "likelihood", "objective")
+"""Hyperparameters whose value may be code of the user's own, `package.module:name`; so may `data.name`."""
+
+
+def _tables() -> Mapping[str, Mapping[str, Any]]:
+    """Where a name is looked up: study-file field -> table of a kit."""
     from .packed.optimizers import OPTIMIZERS
-    from .search.study import PRUNERS, SAMPLERS
+    from .search.pruners import PRUNERS
+    from .search.samplers import SAMPLERS
     from .vae.likelihoods import LIKELIHOODS
     from .vae.networks import ACTIVATIONS, NETWORKS
     from .vae.objectives import OBJECTIVES
+    from .vae.posterior import POSTERIORS
     from .vae.scales import SCALES
 
-    tables: dict[str, Mapping[str, Any]] = {
+    return {
+        "posterior": POSTERIORS,
         "scale": SCALES,
         "network": NETWORKS,
         "activation": ACTIVATIONS,
@@ -63,17 +75,19 @@ def valid_names() -> Mapping[str, tuple[str, ...]]:
         "sampler": SAMPLERS,
         "pruner": PRUNERS,
     }
-    return {field: tuple(table) for field, table in tables.items()}
 
 
-TRUSTED = "read from the ledger"
-"""Validation context in which names are not looked up again: that would load torch."""
+def valid_names() -> Mapping[str, tuple[str, ...]]:
+    """What may be named in a study file, beside the user's own code: field -> names."""
+    return {field: tuple(table) for field, table in _tables().items()}
 
 
 def _named(field: str) -> AfterValidator:
     def check(name: str | None, info: ValidationInfo) -> str | None:
         if info.context == TRUSTED or name is None:
             return name
+        if field in OWN and is_own(name):
+            return _own(field, name, info.context)
         if name not in (valid := valid_names()[field]):
             raise PydanticCustomError("unknown_name", "be a known name", {"what": field, "valid": valid})
         return name
@@ -81,152 +95,76 @@ def _named(field: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _part(value: Any) -> float | int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError("must be a fraction or a count above zero")
-    return value
+def _own(field: str, name: str, folder: Any) -> str:
+    """`name` when it is code that can be imported and keeps to its contract; else raises ValueError.
 
+    `folder`: of the study file: nothing else lets code be imported.
+    """
+    from .vae.contracts import broken_contract
 
-def _value(value: Any) -> Value:
-    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
-        return tuple(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError("must be a plain value or a list of whole numbers")
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 wants a dot and a signed exponent: PyYAML reads 1e-3 as text.
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _positive_zero(value: float) -> float:
-    return value + 0.0  # -0.0 is the same value and must have the same digest
-
-
-def _safe_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        rule = "must be 1 to 64 letters, digits, `_`, `.` or `-`, the first a letter or digit"
-        raise ValueError(f"{rule} (it names a folder and an experiment)")
+    _admit(name, folder)
+    try:
+        entry = _tables()[field][name]
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    if broken := broken_contract(field, entry):
+        raise ValueError(f"own code must keep to its contract: {broken}")
     return name
 
 
-def _version(version: int) -> int:
-    if version != 1:
-        raise ValueError("must be 1, the version this program reads")
-    return version
+def _own_data(name: str | None, info: ValidationInfo) -> str | None:
+    if info.context != TRUSTED and is_own(name):
+        _admit(str(name), info.context)
+    return name
 
 
-Real = Annotated[
-    float,
-    BeforeValidator(_number),
-    Field(strict=True, allow_inf_nan=False),
-    AfterValidator(_positive_zero),
-]
-Text = Annotated[str, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-Whole = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Part = Annotated[float | int, PlainValidator(_part)]
-Flag = Annotated[bool, Field(strict=True)]
-Loose = Annotated[Value, PlainValidator(_value)]
+def _admit(name: str, folder: Any) -> None:
+    """Lets own code be imported that lies in `folder`, the current one, or on Python's path. Raises ValueError."""
+    from .execution.environment import prepare_process
+
+    if not isinstance(folder, Path):
+        raise ValueError("code of one's own may only be named by a study file")
+    prepare_process()  # own code may compute as soon as it is imported, and MKL reads its settings once
+    try:
+        admit(name, (folder, Path.cwd()))
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FloatDomain(_Section):
-    """A range of real numbers."""
-
-    low: Real
-    high: Real
-    log: Flag = False
-    """search the logarithm"""
-    step: Annotated[Real | None, Field(gt=0)] = None
-    """only low, low + step, ... up to high"""
-
-    @property
-    def size(self) -> int | None:
-        """How many values it has; None for a continuum."""
-        if self.step is None:
-            return None
-        low, high, step = (Fraction(repr(number)) for number in (self.low, self.high, self.step))
-        return (high - low) // step + 1
-
-    def contains(self, value: Value) -> bool:
-        """Whether `value` lies in the domain (and on its steps)."""
-        if not isinstance(value, float) or not self.low <= value <= self.high:
-            return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
-        return abs(steps - round(steps)) < 1e-9 * max(1.0, steps)
-
-
-class IntDomain(_Section):
-    """A range of whole numbers."""
-
-    low: Annotated[int, Field(strict=True)]
-    high: Annotated[int, Field(strict=True)]
-    log: Flag = False
-    """search the logarithm"""
-    step: Count = 1
-    """only low, low + step, ... up to high"""
-
-    @property
-    def size(self) -> int | None:
-        """How many values it has."""
-        return (self.high - self.low) // self.step + 1
-
-    def contains(self, value: Value) -> bool:
-        """Whether `value` lies in the domain (and on its steps)."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole and value in range(self.low, self.high + 1, self.step)
-
-
-class ChoiceDomain(_Section):
-    """Values without an order."""
-
-    choices: tuple[Loose, ...]
-
-    @property
-    def size(self) -> int | None:
-        """How many values it has."""
-        return len(self.choices)
-
-    def contains(self, value: Value) -> bool:
-        """Whether `value` is one of the choices."""
-        return canonical_json(value) in map(canonical_json, self.choices)
-
-
-Domain = FloatDomain | IntDomain | ChoiceDomain
-"""The values among which the sampler chooses one for every trial."""
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """Which images, as what kind of numbers, and how they are divided."""
 
-    name: Text | None = None
-    """a bundled data set, such as `digits`"""
+    name: Annotated[Text | None, AfterValidator(_own_data)] = None
+    """a data set of the catalogue, such as `digits`; `openml/ID`; or `package.module:name`, the user's own function"""
     path: Text | None = None
-    """the user's own .npz or .npy instead; seen from the study file's folder"""
-    form: Literal["counts", "binarised", "grey"] = "counts"
-    """counts 0..levels, black and white, or real numbers"""
+    """the user's own .npz, .npy or folder of images instead; seen from the study file's folder"""
+    form: Literal["counts", "binarised", "binary_sampled", "grey", "dequantised"] = "counts"
+    """counts 0..levels; black and white, by a threshold or drawn; real numbers, or counts made real by noise"""
     levels: Count | None = None
     """highest count of a pixel; None: the data set's own"""
+    side: Count | None = None
+    """pixels a side of a patch, where images are patches; None: the data set's own"""
+    take: Count | None = None
+    """only so many images, drawn by `split_seed`; None: all"""
     split: tuple[Part, Part, Part] = (0.7, 0.15, 0.15)
     """train, validation, test: fractions that sum to 1, or numbers of images"""
     split_seed: Seed | None = None
     """None: the study's seed"""
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """What is trained; values given here are fixed."""
 
     network: Annotated[Text, _named("network"), Structural()] = "mlp"
+    """what the encoder and the decoder are made of"""
     hidden: Annotated[tuple[Count, ...], Structural()] = (128,)
-    """widths of the encoder's layers, input to latent; the decoder mirrors them"""
+    """mlp: widths of the encoder's layers, input to latent; conv: channels of its levels. The decoder mirrors them"""
     activation: Annotated[Text, _named("activation"), Structural()] = "relu"
+    """between layers"""
     latent_dim: Annotated[Count, Structural()] = 8
+    """size of z"""
+    posterior: Annotated[Text, _named("posterior"), Structural()] = "diagonal"
+    """which Gaussian q(z|x) is"""
     scale: Annotated[Text, _named("scale"), Numeric()] = "log_variance"
     """how the encoder's raw output becomes the posterior's σ"""
     initial_sigma: Annotated[Real | None, Field(gt=0), Numeric()] = None
@@ -237,33 +175,58 @@ class ModelSection(_Section):
     """σ of p(x|z), in the data's units; read by the gaussian likelihood only"""
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """How it is trained; values given here are fixed."""
 
-    objective: Annotated[Text, _named("objective"), Numeric()] = "elbo"
+    objective: Annotated[Text, _named("objective"), Structural()] = "elbo"
+    """what a training step minimises"""
+    samples: Annotated[Count, Structural()] = 1
+    """samples of z per image in a step: K of the importance-weighted objectives"""
     beta: Annotated[Real, Field(ge=0), Numeric()] = 1.0
-    """weight of the rate; read by the beta objective only"""
+    """weight of the rate (of the total correlation); read by the objectives beta and tcvae"""
     beta_warmup_epochs: Annotated[Whole, Numeric()] = 0
     """epochs over which the rate's weight rises from zero"""
+    beta_cycles: Annotated[Whole, Numeric()] = 0
+    """that often the rate's weight rises from zero over the training, each time over half of a cycle"""
+    free_bits: Annotated[Real, Field(ge=0), Numeric()] = 0.1
+    """nats a latent may carry for nothing; read by the free_bits objective"""
+    capacity: Annotated[Real, Field(ge=0), Numeric()] = 10.0
+    """nats the rate is drawn to; read by the capacity objective"""
+    capacity_epochs: Annotated[Whole, Numeric()] = 0
+    """epochs over which the capacity rises from zero"""
+    capacity_weight: Annotated[Real, Field(ge=0), Numeric()] = 10.0
+    """how strongly the rate is drawn to the capacity"""
+    protocol: Annotated[Literal["as_shipped", "sigma0_matched", "jacobian_matched"], Numeric()] = "as_shipped"
+    """what is equal between scales: what is written here; also how log σ starts; also how far a step moves it"""
     epochs: Annotated[Count, Numeric()] = 50
+    """passes over the training images"""
     batch_size: Annotated[Count, Structural()] = 64
+    """images in a step; the last batch of an epoch may be smaller"""
     optimizer: Annotated[Text, _named("optimizer"), Structural()] = "adam"
+    """as torch.optim has it, with the numbers below"""
     learning_rate: Annotated[Real, Field(gt=0), Numeric()] = 1e-3
+    """the same in all epochs"""
     weight_decay: Annotated[Real, Field(ge=0), Numeric()] = 0.0
+    """of all parameters; adamw decouples it from the gradient"""
     momentum: Annotated[Real, Field(ge=0, lt=1), Numeric()] = 0.0
     """read by sgd only"""
     adam_beta1: Annotated[Real, Field(ge=0, lt=1), Numeric()] = 0.9
+    """decay of the mean gradient; read by adam and adamw"""
     adam_beta2: Annotated[Real, Field(ge=0, lt=1), Numeric()] = 0.999
+    """decay of the mean squared gradient; read by adam and adamw"""
     adam_epsilon: Annotated[Real, Field(gt=0), Numeric()] = 1e-8
+    """added to the root of the squared gradient; read by adam and adamw"""
     seed: Seed | None = None
     """seed of a single training; a sweep derives one for every trial from the study's seed"""
     dtype: Annotated[Literal["float32", "float64"], Structural()] = "float32"
+    """of all arithmetic in a step; sums over images are always float64"""
 
 
-class SearchSection(_Section):
+class SearchSection(Section):
     """How every arm is tuned."""
 
     sampler: Annotated[Text, _named("sampler")] = "tpe"
+    """what proposes the nuisance values of a trial"""
     trials: Count | None = None
     """per search; None: 16, a grid's size, or 1 where there is nothing to tune"""
     startup: Count = 6
@@ -275,17 +238,26 @@ class SearchSection(_Section):
     streams: Literal["common", "independent"] = "common"
     """common: all arms draw the same random numbers; independent: each its own, as tests of the comparison need"""
     pruner: Annotated[Text, _named("pruner")] = "none"
+    """stopping rule: which trials end before their last epoch"""
     pruner_startup: Whole = 4
-    """complete trials before the stopping rule may stop one"""
+    """complete trials before the stopping rule may stop one; read by the rules that compare trials"""
     pruner_warmup_epochs: Whole = 5
     """epochs that every trial gets"""
+    pruner_percentile: Annotated[Real, Field(ge=0, le=100)] = 25.0
+    """per cent of the complete trials that are good enough at an epoch; read by the percentile rule"""
+    pruner_threshold_nats: Real | None = None
+    """a trial whose metric is below it after an epoch stops; read by the threshold rule, which needs it"""
+    pruner_patience_epochs: Whole = 5
+    """a trial stops when its best of so many epochs and one more is below its best before; read by the patient rule"""
+    pruner_min_delta_nats: Annotated[Real, Field(ge=0)] = 0.0
+    """and below it by more than this; read by the patient rule"""
     metric: Literal["val/elbo"] = "val/elbo"
     """taken at the last epoch, nats per image, maximised"""
     start: tuple[dict[str, Loose], ...] = ()
     """nuisance values of the first trials; what is left out is drawn"""
 
 
-class ConfirmSection(_Section):
+class ConfirmSection(Section):
     """How a search's configuration is chosen and measured."""
 
     candidates: Count = 3
@@ -296,12 +268,12 @@ class ConfirmSection(_Section):
     """trainings of the chosen configuration that are measured on test data"""
 
 
-class CompareSection(_Section):
+class CompareSection(Section):
     """How arms are compared."""
 
     metric: Literal["test/elbo"] = "test/elbo"
     """nats per image, maximised"""
-    baseline: dict[str, Loose] = {}
+    baseline: dict[str, Loose] = Field(default_factory=dict)
     """scientific values that others are compared with; empty: the first value of the first factor"""
     equivalence_margin_nats: Annotated[Real, Field(ge=0)] = 0.5
     """arms closer than this are equivalent"""
@@ -309,19 +281,23 @@ class CompareSection(_Section):
     """error rate over all comparisons"""
 
 
-class Study(_Section):
+class Study(Section):
     """One study file. From `load_study`, everything that depends on something else is explicit."""
 
-    version: Annotated[int, Field(strict=True), AfterValidator(_version)]
-    name: Annotated[Text, AfterValidator(_safe_name)]
+    version: Annotated[int, Field(strict=True), AfterValidator(known_version)]
+    """of this format: 1"""
+    name: Annotated[Text, AfterValidator(safe_name)]
+    """of the sweep; with the hash of what is asked it identifies it"""
     question: Text = ""
+    """in words, for the reader of the results"""
     seed: Seed = 0
+    """every random number of the sweep is derived from it"""
     data: DataSection
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
-    scientific: dict[str, tuple[Loose, ...]] = {}
+    scientific: dict[str, tuple[Loose, ...]] = Field(default_factory=dict)
     """factor -> values; every combination is an arm"""
-    nuisance: dict[str, Domain] = {}
+    nuisance: dict[str, Domain] = Field(default_factory=dict)
     """tuned inside every search; sorted by name, for the sampler's draws depend on the order"""
     search: SearchSection = SearchSection()
     confirm: ConfirmSection = ConfirmSection()
@@ -361,7 +337,7 @@ def load_study(path: Path, sets: Sequence[str] = ()) -> Study:
 
     Raises StudyFileError with all mistakes at once.
     """
-    from .study_file import load  # it reads the models above
+    from .study_file.reading import load  # it reads the models above
 
     return load(path, sets)
 
@@ -383,19 +359,34 @@ def dump_study(study: Study) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
+def own_names(study: Study) -> list[str]:
+    """The user's own code that the study's trials run, `package.module:name` each."""
+    values: list[Any] = []
+    for name in OWN:
+        if name in study.scientific:
+            values += study.scientific[name]
+        elif name in study.nuisance:
+            values += getattr(study.nuisance[name], "choices", ())
+        else:
+            values.append(getattr(getattr(study, HYPERPARAMETERS[name].section), name))
+    return sorted({value for value in values if is_own(value)})
+
+
 def resolved(study: Study, *, data_sha256: str, data_id: str, **facts: Any) -> dict[str, Any]:
-    """All that decides a sweep's numbers: the complete study and what its data are; ready for JSON.
+    """All that decides a sweep's numbers: the complete study, what its data are, and the hash of own code; for JSON.
 
     `facts`: what readers want to know of the data without loading them, such as the number of pixels.
     """
     plain = study_mapping(study)
     plain["data"] |= {"sha256": data_sha256, "id": data_id, **facts}
+    if own := own_names(study):
+        plain["code"] = digests(own)
     return plain
 
 
 def study_of(resolved: Mapping[str, Any]) -> Study:
     """The study of a `resolved` one, without looking names up again."""
-    plain = dict(resolved)
+    plain = {key: value for key, value in resolved.items() if key != "code"}
     plain["data"] = {key: value for key, value in resolved["data"].items() if key in DataSection.model_fields}
     plain["nuisance"] = {name: _domain(name, domain) for name, domain in resolved["nuisance"].items()}
     return Study.model_validate(plain, context=TRUSTED)
@@ -405,39 +396,3 @@ def _domain(name: str, plain: Mapping[str, Any]) -> Domain:
     if "choices" in plain:
         return ChoiceDomain(**plain)
     return IntDomain(**plain) if HYPERPARAMETERS[name].type is int else FloatDomain(**plain)
-
-
-def _question(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked, whatever it is called. The data are their digest, not where they came from."""
-    asked = {key: value for key, value in resolved.items() if key not in ("name", "question")}
-    unasked = ("name", "path", "id", "kind", "pixels", "images")
-    asked["data"] = {k: v for k, v in resolved["data"].items() if k not in unasked}
-    # Studies from before there was a choice had common streams: the same question.
-    asked["search"] = {k: v for k, v in resolved["search"].items() if (k, v) != ("streams", "common")}
-    return asked
-
-
-def study_hash(resolved: Mapping[str, Any]) -> str:
-    """Digest of a `resolved` study, the same for equal questions.
-
-    Left out: the name, the question's wording, where the data came from, the order of factors.
-    """
-    return digest(_question(resolved))
-
-
-def study_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One `path: old -> new` line per value that makes the hashes of two `resolved` studies differ."""
-    before, after = _flat(_question(old)), _flat(_question(new))
-    return [
-        f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
-        for path in {**before, **after}
-        if before.get(path) != after.get(path)
-    ]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, inner in value.items():
-        path = f"{prefix}{key}"
-        flat |= _flat(inner, f"{path}.") if isinstance(inner, Mapping) and inner else {path: repr(inner)}
-    return flat

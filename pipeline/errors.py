@@ -10,6 +10,7 @@ A message is the rule, what came, and the remedy. The tree:
     ├── LedgerError                 1   the ledger cannot be read or written
     │   ├── LeaseHeldError          1   another driver is running this sweep
     │   └── LedgerAway              1   the ledger's database cannot be reached at the moment
+    ├── StorageError                1   a file of a sweep cannot be written, as on a full disk
     ├── ExecutionError              1   workers cannot be started or are all gone
     └── TrackerError                1   the tracker answered, and the answer was no
         └── TrackerAway             1   the tracker cannot be reached; deliver later
@@ -20,6 +21,9 @@ A clean stop with work left is no error; `run` then ends with exit code 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+MOST_LINES = 100
+"""of a message about many mistakes"""
 
 
 class VaeSweepError(Exception):
@@ -45,7 +49,9 @@ class StudyFileError(UserError):
         self.problems = tuple(problems)
         count = len(self.problems)
         head = f"{file}: {count} problem{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+        lines = [f"  - {problem}" for problem in self.problems[:MOST_LINES]]
+        lines += [f"  ... and {count - MOST_LINES} more"] if count > MOST_LINES else []
+        super().__init__("\n".join([head, *lines]))
 
 
 class DataError(UserError):
@@ -66,6 +72,10 @@ class LeaseHeldError(LedgerError):
 
 class LedgerAway(LedgerError):
     """The ledger's database cannot be reached at the moment; the same may succeed later."""
+
+
+class StorageError(VaeSweepError):
+    """A file of a sweep cannot be written."""
 
 
 class ExecutionError(VaeSweepError):

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import study_differences, study_hash, study_of
+from .config import study_of
 from .records import canonical_json, digest
 from .space import arms, has_shortlist
+from .study_file.identity import study_differences, study_hash
 
 GROWING: Mapping[tuple[str, str], str] = {
     ("search", "trials"): "trials of every search",
@@ -60,7 +61,7 @@ def lasting_hash(resolved: Mapping[str, Any]) -> str:
 
 
 def _without_sizes(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in resolved.items() if key not in ("scientific", "compare")}
+    rest = {key: value for key, value in resolved.items() if key not in ("scientific", "compare", "code")}
     for section, name in GROWING:
         rest[section] = {key: value for key, value in rest[section].items() if key != name}
     return rest
@@ -72,6 +73,10 @@ def _fixed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
         path = line.split(":")[0]
         if path.split(".")[-1] not in moved:  # a factor's former or later fixed value
             yield f"{line} ({_REASONS.get(path.split('.')[0], 'it must stay as it is')})"
+    before, after = old.get("code", {}), new.get("code", {})
+    for name in sorted(before.keys() & after.keys()):
+        if before[name] != after[name]:
+            yield f"code.{name}: {before[name]} -> {after[name]} (what has been trained ran the former code)"
 
 
 def _question(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

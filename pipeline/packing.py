@@ -39,6 +39,10 @@ class Placement:
         self._arrived = self._unplaced = 0
         self._loads: dict[str, _Load] = {}
         self._owners: dict[TrialKey, str] = {}
+        self._alone: deque[tuple[TrialKey, Structure]] = deque()
+        """trials that wait for a worker of their own"""
+        self._reserved: str | None = None
+        """the worker that has such a trial, or is to have one once its others have ended; filed nowhere"""
         self._even: defaultdict[int, dict[str, None]] = defaultdict(dict)
         """trials in all -> workers that have so many, longest first"""
         self._alike: defaultdict[tuple[int, Structure, int], dict[str, None]] = defaultdict(dict)
@@ -54,8 +58,12 @@ class Placement:
         """Trials that workers have."""
         return len(self._owners)
 
-    def wait(self, key: TrialKey, structure: Structure) -> None:
-        """A trial needs a worker."""
+    def wait(self, key: TrialKey, structure: Structure, *, alone: bool = False) -> None:
+        """A trial needs a worker; `alone`: one that has nothing else meanwhile."""
+        if alone:
+            self._alone.append((key, structure))
+            self._unplaced += 1
+            return
         self._waiting.setdefault(structure, deque()).append((self._arrived, key))
         self._arrived += 1
         self._unplaced += 1
@@ -74,6 +82,8 @@ class Placement:
         lost = sorted(self._loads.pop(worker).trials)
         for key in lost:
             del self._owners[key]
+        if worker == self._reserved:
+            self._reserved = None
         return lost
 
     def end(self, key: TrialKey) -> str | None:
@@ -84,6 +94,8 @@ class Placement:
             self._unfile(worker)
             load.counts[load.trials.pop(key)] -= 1
             load.counts += Counter()  # drops the zeros
+            if worker == self._reserved and not self._alone and not load.trials:
+                self._reserved = None
             self._file(worker)
         return worker
 
@@ -95,7 +107,7 @@ class Placement:
         """
         share = -(-(self._unplaced + len(self._owners)) // max(among, len(self._loads), 1))
         limit = min(self.slots + self.slots // BACKLOG_SHARE, share)
-        handed: dict[str, list[TrialKey]] = {}
+        handed = self._place_alone()
         for structure in sorted(self._waiting, key=lambda structure: self._waiting[structure][0]):
             queue = self._waiting[structure]
             while queue and (worker := self._best(structure, limit)) is not None:
@@ -106,6 +118,19 @@ class Placement:
             if not queue:
                 del self._waiting[structure]
         return handed
+
+    def _place_alone(self) -> dict[str, list[TrialKey]]:
+        """One trial at a time, on one worker: what takes that worker along is then known."""
+        if self._alone and self._loads and self._reserved is None:
+            oldest = next(iter(self._loads))  # has proven itself; where workers are lost, the newest is there
+            self._unfile(oldest)
+            self._reserved = oldest
+        if not self._alone or self._reserved is None or self._loads[self._reserved].trials:
+            return {}
+        key, structure = self._alone.popleft()
+        self._unplaced -= 1
+        self._give(self._reserved, key, structure)
+        return {self._reserved: [key]}
 
     def surplus(self) -> dict[str, list[TrialKey]]:
         """Worker -> the newest of its trials that would be elsewhere if all were handed out now.
@@ -135,12 +160,16 @@ class Placement:
         self._file(worker)
 
     def _file(self, worker: str) -> None:
+        if worker == self._reserved:
+            return
         load = self._loads[worker]
         self._even[len(load.trials)][worker] = None
         for structure, same in load.counts.items():
             self._alike[len(load.trials), structure, same][worker] = None
 
     def _unfile(self, worker: str) -> None:
+        if worker == self._reserved:
+            return
         load = self._loads[worker]
         _drop(self._even, len(load.trials), worker)
         for structure, same in load.counts.items():

@@ -1,4 +1,4 @@
-"""Every file name below a working directory, in one place.
+"""Every file name below a working directory, in one place; and where the user's cache is.
 
     WORKDIR/
       ledger.db                 all sweeps of this directory
@@ -14,7 +14,7 @@ Knows nothing about what the files hold.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,13 @@ class WorkPaths:
     @classmethod
     def at(cls, workdir: str | Path) -> WorkPaths:
         """The paths below `workdir`, which need not exist yet. Raises UserError for a path no database URL can hold."""
-        path = Path(workdir).expanduser().resolve()
+        try:
+            path = Path(workdir).expanduser().resolve()
+            str(path).encode()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, half a character
+            raise UserError(
+                f"--workdir must be a path that can be looked up, but got {str(workdir)!r}: {error}."
+            ) from error
         if any(sign in str(path) for sign in "?%#"):
             raise UserError(f"--workdir must not contain ? % or # (database URLs cannot hold them), but got {path}.")
         return cls(path)
@@ -68,15 +74,22 @@ class WorkPaths:
         return self.sweep(name) / "trials" / key.arm / str(key.replicate) / key.phase / str(key.number)
 
 
+def user_cache() -> Path:
+    """Folder of what was measured or found on this machine, for all working directories; need not exist."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "vae-sweep"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` under a temporary name beside `path`, then renames: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # 0o666 less the user's umask: what is private by it stays so.
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -55,6 +55,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.DIVERGED: frozenset(),
     State.FAILED: frozenset(),
 }
+"""state of a trial -> the states it may go to"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -79,6 +80,18 @@ class TrialKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """How a trial's curve is judged after every epoch but the last; the same for all trials of a search."""
+
+    by_latest: bool = False
+    """whether the latest value is held to the thresholds; else the best so far"""
+    patience_epochs: int | None = None
+    """a trial stops when its best of the latest `patience_epochs` + 1 is too far below its best before; None: never"""
+    min_delta_nats: float = 0.0
+    """what is too far: more than this"""
+
+
+@dataclass(frozen=True, slots=True)
 class TrialTask:
     """All that a worker needs to train one trial; nothing else may influence the numbers."""
 
@@ -91,6 +104,10 @@ class TrialTask:
     """stopping rule: after epoch e the trial stops when its best metric so far is below entry e"""
     evaluate_test: bool = False
     keep_weights: bool = False
+    checkpoint: bytes | None = None
+    """where to go on from, as a former worker left it; changes no number"""
+    stopping: Stopping = Stopping()
+    """what else its stopping rule says"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +169,16 @@ class EpochReport:
     """finished epochs"""
     value: float
     """`val/elbo`"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCheckpoint:
+    """All that another worker needs to go on with a trial where this one is."""
+
+    key: TrialKey
+    epoch: int
+    """finished epochs"""
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +248,7 @@ class WorkerUse:
         return self.step_seconds / self.seconds if self.seconds else 0.0
 
 
-Event = EpochReport | TrialEnded | TrialsReturned | WorkerJoined | WorkerLost | WorkerUse
+Event = EpochReport | TrialCheckpoint | TrialEnded | TrialsReturned | WorkerJoined | WorkerLost | WorkerUse
 """What an executor tells the driver."""
 
 

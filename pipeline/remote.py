@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import yaml
-
 from . import __version__
-from .config import Study, dump_study, load_study, study_hash
+from .config import Study, dump_study, load_study, own_names
+from .data.raw import PARTS
 from .errors import ExecutionError, SweepConflictError, UserError
 from .execution.environment import CLIENT_VERSION, SUBMITTED_TO, prepare_ray
 from .launch import load_study_data
+from .own_code import files_of, is_own
 from .results import describe
+from .study_file.identity import study_hash
+from .study_file.plain import parse_yaml
 
 if TYPE_CHECKING:
     from .execution.jobs import Job, Jobs
@@ -55,6 +57,11 @@ def jobs_at(address: str) -> Jobs:
         raise UserError(
             f"--address must be the URL of the Ray head's dashboard, such as http://HEAD:8265, but got {address!r}. "
             "(`run --address HOST:PORT` is for a process that runs on the cluster.)"
+        )
+    if "@" in address.split("/")[2]:
+        raise UserError(
+            "--address must be without a login, since commands and the cluster's jobs show it, but one came. Use the "
+            "cluster's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), or a tunnel: ssh -L 8265:127.0.0.1:8265 HEAD."
         )
     prepare_ray(address)  # before Ray is imported
     from .execution.jobs import Jobs
@@ -172,13 +179,13 @@ def _joined(job: Job, study: Study, question: str) -> Submitted:
 
 
 def pack(study: Study, include: Sequence[Path], folder: Path) -> None:
-    """The study, its data file and the user's own code, as the driver will find them in its directory."""
+    """The study, its data file or folder and the user's own code, as the driver will find them in its directory."""
     taken = {"study.yaml", "data", "pipeline"}
     if study.data.path is not None:
         source = Path(study.data.path).expanduser()
         target = folder / "data" / source.name
         target.parent.mkdir()
-        shutil.copyfile(source, target)
+        _copy_data(source, target)
         data = study.data.model_copy(update={"path": str(target.relative_to(folder))})
         study = study.model_copy(update={"data": data})
     (folder / "study.yaml").write_text(dump_study(study))
@@ -191,6 +198,11 @@ def pack(study: Study, include: Sequence[Path], folder: Path) -> None:
         taken.add(path.name)
         copy = shutil.copytree if path.is_dir() else shutil.copyfile
         copy(path, folder / path.name)
+    names = [*own_names(study), *([study.data.name] if study.data.name and is_own(study.data.name) else [])]
+    for place, content in files_of(names).items():
+        if not (target := folder / place).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MOST_BYTES:
         raise UserError(
@@ -199,13 +211,27 @@ def pack(study: Study, include: Sequence[Path], folder: Path) -> None:
         )
 
 
+def _copy_data(source: Path, target: Path) -> None:
+    """A file, or of a folder the images that would be read from it and nothing else."""
+    if not source.is_dir():
+        shutil.copyfile(source, target)
+        return
+    from .data.image_files import list_images
+
+    parts = list_images(source)
+    for name, files in zip(PARTS if len(parts) > 1 else ("",), parts, strict=True):
+        (target / name).mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, target / name / file.name)
+
+
 def _read_environment(file: Path | None) -> Mapping[str, Any]:
     """Ray's own description of an environment, from a YAML file."""
     if file is None:
         return {}
     try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        found = parse_yaml(file.read_text())
+    except (OSError, ValueError) as error:
         raise UserError(f"--runtime-env must be a readable YAML file, but {str(file)!r}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise UserError(f"--runtime-env must be a mapping such as `pip: [...]`, but {str(file)!r} is none.")

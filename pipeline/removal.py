@@ -64,7 +64,10 @@ def remove(name: str, where: Where, *, keep_runs: bool, say: Callable[[str], Non
             leaving = _leaving(name, where)
             if folder != leaving:
                 folder.rename(leaving)
-            shutil.rmtree(leaving)
+            if leaving.is_symlink():  # the user's own arrangement; what it leads to is not ours to remove
+                leaving.unlink()
+            else:
+                shutil.rmtree(leaving)
     except OSError as error:
         raise UserError(
             f"The files of a sweep must be one's own to remove, but {error.filename}: {error.strerror}. "
@@ -141,7 +144,7 @@ def _at(target: str, name: str, where: Where) -> Where:
     if "***@" in target:
         raise TrackerError(
             f"Runs are removed wherever they are, but the login of {target} is not known. "
-            f"Name it with --mlflow URI, or leave the runs of {name!r} there with --keep-mlflow."
+            f"Set MLFLOW_TRACKING_URI to it, or leave the runs of {name!r} there with --keep-mlflow."
         )
     return replace(where, tracking=target.removeprefix("mlflow:"))
 

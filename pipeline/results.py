@@ -8,19 +8,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .comparison import Against, Comparison, Side, compare, compare_sweeps
-from .config import HYPERPARAMETERS, TRUSTED, Study, resolved, study_mapping, study_of
+from .config import HYPERPARAMETERS, Study, resolved, study_mapping, study_of
 from .data.dataset import DataSet
 from .errors import UserError
+from .ledger.soundness import damaged
 from .ledger.store import Ledger, SweepRecord
+from .own_code import admit_known, is_own
 from .picking import Pick, parse_where, pick
 from .records import Params, TrialKey, TrialRecord
+from .search.pruners import PRUNERS
 from .space import Arm, arms, baseline_arm, hyperparameters
 from .stages import standing
+from .study_file.identity import study_hash
+from .study_file.values import TRUSTED
+
+
+def why_not_reproducible(study: Study) -> str:
+    """Of a sweep that is tagged so, in words."""
+    if PRUNERS[study.search.pruner].looks_at_rivals:
+        return f"the stopping rule {study.search.pruner} looks at trials that happen to run"
+    return "workers with different numerics took part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,17 @@ class Results:
     def hyperparameters(self, record: TrialRecord) -> Params:
         """Every hyperparameter of a trial, flat."""
         return hyperparameters(self.study, self.arm(record.key.arm), record.params)
+
+    @property
+    def own_code(self) -> dict[str, str | None]:
+        """What the sweep names of its user's own: name -> hash; None for what loads the data, which have their own."""
+        data = [self.study.data.name] if is_own(self.study.data.name) else []
+        return {**json.loads(self.sweep.study).get("code", {}), **dict.fromkeys(map(str, data))}
+
+    def admit_code(self, folder: Path | None, *, data_only: bool = False) -> None:
+        """Lets this process import the user's own code that the sweep names, from `folder`. Raises UserError."""
+        known = self.own_code
+        admit_known({name: known[name] for name in known if not data_only or name == self.study.data.name}, folder)
 
     def record(self, text: str) -> TrialRecord:
         """A trial by its key, or by the beginning of it where that is clear. Raises UserError."""
@@ -84,6 +108,7 @@ class Results:
 def describe(study: Study, dataset: DataSet) -> dict[str, Any]:
     """The resolved study with the facts of its data, ready for the ledger."""
     images = [len(part) for part in (dataset.train, dataset.val, dataset.test)]
+    bins = {} if dataset.bins is None else {"bins": dataset.bins}
     return resolved(
         study,
         data_sha256=dataset.sha256,
@@ -91,6 +116,7 @@ def describe(study: Study, dataset: DataSet) -> dict[str, Any]:
         kind=dataset.kind,
         pixels=dataset.pixels,
         images=images,
+        **bins,
     )
 
 
@@ -100,12 +126,33 @@ def load_results(ledger: Ledger, name: str) -> Results:
     if sweep is None:
         known = ", ".join(found.name for found in ledger.sweeps()) or "none yet"
         raise UserError(f"No sweep named {name!r} in this working directory; there are: {known}. See --workdir.")
-    plain = json.loads(sweep.study)
-    study = study_of(plain)
-    records = tuple(ledger.trials(name))
+    plain, study = asked(sweep)
+    every = arms(study)
+    ids = {arm.id for arm in every}
+    records = tuple(record for record in ledger.trials(name) if record.key.arm in ids)
     if sweep.status != "finished":
         records = tuple(standing(study, records))
-    return Results(sweep, study, arms(study), records, compare_records(study, plain["data"], records))
+    return Results(sweep, study, every, records, compare_records(study, plain["data"], records))
+
+
+def asked(sweep: SweepRecord) -> tuple[dict[str, Any], Study]:
+    """What a sweep of the ledger asks: the resolved study and the study.
+
+    Raises LedgerError when it is not what the sweep was begun with, or was last extended to.
+    """
+    whose = f"sweep {sweep.name!r}"
+    try:
+        plain: dict[str, Any] = json.loads(sweep.study)
+        study, data = study_of(plain), plain["data"]
+        images, digest = data["images"], study_hash(plain)
+        facts = [data["kind"], data["pixels"], *images, data["sha256"], data["id"], plain["name"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(whose, f"has a study that cannot be read ({str(error).splitlines()[0]})") from error
+    if digest != sweep.study_hash or plain["name"] != sweep.name:
+        raise damaged(whose, f"has the study {plain['name']!r} with the hash {digest} and not {sweep.study_hash!r}")
+    if list(map(type, facts)) != [str, int, int, int, int, str, str, str] or data["pixels"] < 1 or min(images) < 1:
+        raise damaged(whose, f"has these facts of its data: {data}")
+    return plain, study
 
 
 def compare_records(
@@ -123,7 +170,8 @@ def compare_records(
         repeats=study.confirm.repeats,
         alpha=study.compare.alpha,
         margin_nats=study.compare.equivalence_margin_nats,
-        pixels=None if data["kind"] == "real" else int(data["pixels"]),
+        pixels=None if data["kind"] == "real" and "bins" not in data else int(data["pixels"]),
+        bins=data.get("bins"),
         test_images=int(data["images"][2]),
         likelihood=study.model.likelihood,
         streams=study.search.streams,

@@ -9,23 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
+from typing import TYPE_CHECKING, Any
 
-from .config import HYPERPARAMETERS, Study
+from .config import HYPERPARAMETERS, SearchSection, Study, TrainSection
+from .errors import StudyFileError, UserError
 from .records import Params, Phase, Value, canonical_json, derive_seed, digest
+from .study_file.values import ChoiceDomain, FloatDomain
+
+if TYPE_CHECKING:
+    from .data.dataset import DataSet
 
 MAX_ARMS = 10_000
 MAX_TRIALS = 1_000_000
 """of one search"""
 DEFAULT_TRIALS = 16
 
-KIND_OF_FORM: Mapping[str, str] = {"counts": "counts", "binarised": "binary", "grey": "real"}
+KIND_OF_FORM: Mapping[str, str] = {
+    "counts": "counts",
+    "binarised": "binary",
+    "binary_sampled": "binary",
+    "grey": "real",
+    "dequantised": "real",
+}
 """what `data.form` makes of the images -> the kind of data a likelihood must take"""
 
 _WHY_NOT = {
     ("bernoulli", "real"): "a cross-entropy on grey levels is no likelihood",
     ("bernoulli", "counts"): "a count has more than two values",
     ("binomial", "real"): "grey levels are no counts",
+    ("continuous_bernoulli", "binary"): "its density lies between 0 and 1, not on them; take bernoulli",
 }
 
 
@@ -146,8 +159,10 @@ def trial_counts(study: Study) -> TrialCounts:
 
 def in_flight_limit(study: Study) -> int:
     """The most trials of the search phase that can run at once: more slots than this stand empty."""
+    from .search.study import waits_for_results
+
     search, trials = study.search, search_trials(study)
-    lagged = search.sampler not in ("random", "qmc", "grid") or search.pruner != "none"
+    lagged = waits_for_results(search.sampler, search.pruner)
     at_once = min(max(search.startup, search.lag), trials) if lagged else trials
     return search_count(study) * at_once
 
@@ -204,6 +219,7 @@ def broken_rules(study: Study) -> Iterator[BrokenRule]:
     yield from _role_rules(study)
     yield from _likelihood_rules(study)
     yield from _objective_rules(study)
+    yield from _scale_rules(study)
     yield from _search_rules(study)
 
 
@@ -257,23 +273,68 @@ def _likelihood_rules(study: Study) -> Iterator[BrokenRule]:
     valid = [name for name, likelihood in LIKELIHOODS.items() if kind in likelihood.kinds]
     for path, names in _values(study, "likelihood").items():
         for name in names:
-            if name not in valid:
+            likelihood = LIKELIHOODS.find(name)
+            if likelihood is None or kind not in likelihood.kinds:
                 why = _WHY_NOT.get((str(name), kind), f"it is a density or mass of other data than {kind}")
                 rule = f"must be a likelihood for `form: {study.data.form}`, got {name!r}: {why}"
                 yield BrokenRule(path, f"{rule}; valid: {', '.join(valid)}", ("data.form",))
 
 
+_PART_OF = {"beta_warmup_epochs": "warmup", "beta_cycles": "warmup", "capacity_epochs": "capacity"}
+"""a hyperparameter -> the number of an objective that it is a part of"""
+
+
 def _objective_rules(study: Study) -> Iterator[BrokenRule]:
-    ((where, objectives),) = _values(study, "objective").items()
-    if set(objectives) != {"elbo"}:
-        return
-    reads = (where, "nuisance.objective")
-    text = "must be 1 with the elbo, which has no weight on the rate; set `train.objective: beta`"
-    if "beta" in study.scientific or "beta" in study.nuisance:
-        role = "scientific" if "beta" in study.scientific else "nuisance"
-        yield BrokenRule(f"{role}.beta", f"{text}, or drop the role", reads)
-    elif study.train.beta != 1:
-        yield BrokenRule("train.beta", f"{text}, got {study.train.beta}", reads)
+    """What no objective of the study reads must be left as it is: else a sweep would search what changes nothing."""
+    from .vae.objectives import NUMBERS, OBJECTIVES
+
+    ((where, named),) = _values(study, "objective").items()
+    objectives = [objective for name in named if (objective := OBJECTIVES.find(name)) is not None]
+    for name in (*NUMBERS, *_PART_OF):
+        number = _PART_OF.get(name, name)
+        if not objectives or any(number in objective.reads for objective in objectives):
+            continue
+        readers = [other for other, objective in OBJECTIVES.items() if number in objective.reads]
+        unread = TrainSection.model_fields[name].default
+        text = f"must be {unread:g} with {_listed(named)}, which does not read it"
+        remedy = f"set `train.objective` to {' or '.join(readers)}"
+        reads = (where, "nuisance.objective")
+        roles = [role for role in ("scientific", "nuisance") if name in getattr(study, role)]
+        if roles:
+            yield BrokenRule(f"{roles[0]}.{name}", f"{text}; {remedy}, or drop the role", reads)
+        elif (value := getattr(study.train, name)) != unread:
+            yield BrokenRule(f"train.{name}", f"{text}, got {value:g}; {remedy}", reads)
+    if study.train.beta_cycles and study.train.beta_warmup_epochs:
+        text = "the rate's weight rises either once or in cycles; set one of them to 0"
+        yield BrokenRule("train.beta_cycles", text, ("train.beta_warmup_epochs",))
+
+
+def _scale_rules(study: Study) -> Iterator[BrokenRule]:
+    """Every σ that a trial may be told to start from must be one that its scale reaches."""
+    from .vae.scales import SCALES
+
+    ((where, scales),) = _values(study, "scale").items()
+    ((_, protocols),) = _values(study, "protocol").items()
+    ((given, sigmas),) = _values(study, "initial_sigma").items()
+    domain = study.nuisance.get("initial_sigma")
+    if isinstance(domain, FloatDomain):
+        sigmas = (domain.low, domain.high)
+    starts = {
+        1.0 if sigma is None else float(str(sigma)) for sigma in sigmas if sigma is not None or _matches(protocols)
+    }
+    for name in scales:
+        scale = SCALES.find(name)
+        missed = sorted(sigma for sigma in starts if scale is not None and not scale.reaches(sigma))
+        if scale is not None and missed:
+            bounds = f"{scale.lowest:.4g} < σ < {scale.highest:.4g}" if name != "fixed" else "σ = 1"
+            text = f"{name} has {bounds}, but trials would start from σ = {missed[0]:g}"
+            yield BrokenRule(
+                where, f"{text}; set model.initial_sigma to what all scales reach", (given, "train.protocol")
+            )
+
+
+def _matches(protocols: tuple[Value, ...]) -> bool:
+    return any(protocol != "as_shipped" for protocol in protocols)
 
 
 def _search_rules(study: Study) -> Iterator[BrokenRule]:
@@ -286,6 +347,8 @@ def _search_rules(study: Study) -> Iterator[BrokenRule]:
         yield BrokenRule("search.trials", text, given)
     if study.nuisance and search.sampler == "grid":
         yield from _grid_rules(study, trials)
+    if search.sampler == "cmaes":
+        yield from _cmaes_rules(study)
     if trials > MAX_TRIALS:
         text = f"a search may have at most {MAX_TRIALS:,} trials, got {trials:,}"
         yield BrokenRule("search.trials", text, given)
@@ -298,6 +361,67 @@ def _search_rules(study: Study) -> Iterator[BrokenRule]:
     if search.pruner != "none" and "epochs" in (*study.scientific, *study.nuisance):
         text = f"a stopping rule compares equal numbers of epochs, got {search.pruner!r} while epochs vary"
         yield BrokenRule("search.pruner", f"{text}; fix train.epochs or take pruner: none")
+    yield from _pruner_rules(study)
+
+
+def _cmaes_rules(study: Study) -> Iterator[BrokenRule]:
+    for name, domain in study.nuisance.items():
+        if isinstance(domain, ChoiceDomain) and len(domain.choices) > 1:
+            text = f"cmaes needs ranges of numbers, got the choice {domain}; give a range or take another sampler"
+            yield BrokenRule(f"nuisance.{name}", text, ("search.sampler",))
+
+
+def _pruner_rules(study: Study) -> Iterator[BrokenRule]:
+    """What the stopping rule does not read must be left as it is."""
+    from .search.pruners import PRUNERS
+
+    search, named = study.search, study.search.pruner
+    for name in [field for field in SearchSection.model_fields if field.startswith("pruner_")]:
+        value, unread = getattr(search, name), SearchSection.model_fields[name].default
+        if named in PRUNERS and name not in PRUNERS[named].reads and value != unread:
+            readers = [rule for rule, pruner in PRUNERS.items() if name in pruner.reads]
+            text = f"must be left out with {named}, which does not read it, got {value:g}"
+            remedy = f"it is for the stopping rule {' or '.join(readers)}"
+            yield BrokenRule(f"search.{name}", f"{text}; {remedy}", ("search.pruner",))
+    if named == "threshold" and search.pruner_threshold_nats is None:
+        text = "is required by the threshold rule: give the nats per image below which a trial stops, such as -150"
+        yield BrokenRule("search.pruner_threshold_nats", text, ("search.pruner",))
+
+
+MAX_NETWORKS_TRIED = 32
+SIZED = ("conv",)
+"""networks whose `hidden` is what may not fit"""
+
+
+def refuse_networks(study: Study, dataset: DataSet) -> None:
+    """Raises StudyFileError where networks of the study cannot be trained on these images.
+
+    What is built is thrown away; at most MAX_NETWORKS_TRIED different ones. The rest is found when it is trained.
+    """
+    from .vae.admission import admit
+    from .vae.model import build_vae
+
+    names = ("network", "hidden", "activation", "likelihood", "latent_dim")
+    places = [next(iter(_values(study, name))) for name in names]
+    choices = [
+        next(iter(_values(study, name).values())) or (getattr(study.nuisance[name], "low", 1),) for name in names
+    ]
+    problems = dict[str, None]()
+    trained = (values for values in product(*choices) if values[0] != "mlp")  # which fits whatever there is
+    for values in islice(trained, MAX_NETWORKS_TRIED):
+        given: dict[str, Any] = dict(zip(names, values, strict=True))
+        try:
+            images: dict[str, Any] = {
+                "pixels": dataset.pixels,
+                "image_shape": dataset.image_shape,
+                "levels": dataset.levels,
+            }
+            admit(build_vae(posterior="diagonal", **images, **given), dataset.pixels)
+        except UserError as error:
+            place = places[1] if given["network"] in SIZED else places[0]
+            problems[f"{place}: {error}"] = None
+    if problems:
+        raise StudyFileError(study.name, list(problems))
 
 
 def _grid_rules(study: Study, trials: int) -> Iterator[BrokenRule]:

@@ -10,12 +10,25 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from .config import Study
+from .ledger.soundness import damaged
 from .picking import choose, shortlist
-from .records import ENDED, Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, TrialTask, canonical_json
-from .search.study import Proposal, Search, Told
+from .records import (
+    ENDED,
+    Params,
+    Phase,
+    State,
+    Stopping,
+    TrialKey,
+    TrialOutcome,
+    TrialRecord,
+    TrialTask,
+    canonical_json,
+)
+from .search.pruners import PRUNERS, Setting
+from .search.samplers import Proposal, Told
+from .search.study import Search
 from .space import Arm, arms, has_shortlist, hyperparameters, search_trials, stream_seed, trial_seed
 
 METRIC_CURVE = "val/elbo"
@@ -43,13 +56,11 @@ class Stages:
         self._search = Search(
             sampler=study.search.sampler,
             pruner=study.search.pruner,
+            setting=_setting(study),
             domains=study.nuisance,
             trials=search_trials(study),
             startup=study.search.startup,
             lag=study.search.lag,
-            pruner_startup=study.search.pruner_startup,
-            pruner_warmup_epochs=study.search.pruner_warmup_epochs,
-            epochs=cast(int, self._fixed["epochs"]),
             seed=stream_seed(study, arm),
             replicate=replicate,
             start=study.search.start,
@@ -96,6 +107,11 @@ class Stages:
         if record.key.phase is Phase.SEARCH and record.state in ENDED and before.state not in ENDED:
             self._tell(self.records[record.key])
 
+    def report(self, key: TrialKey, epoch: int, value: float) -> None:
+        """A trial in training finished an epoch."""
+        if key.phase is Phase.SEARCH:
+            self._search.report(key.number, epoch, value)
+
     def task(self, record: TrialRecord) -> TrialTask:
         """What a worker needs to train the trial."""
         repeat = record.key.phase is Phase.REPEAT
@@ -106,6 +122,7 @@ class Stages:
             thresholds=record.thresholds,
             evaluate_test=repeat,
             keep_weights=repeat,
+            stopping=stopping_of(self._study, record.key.phase),
         )
 
     def told(self, number: int) -> Told | None:
@@ -119,12 +136,28 @@ class Stages:
             else:
                 self._former[record.key] = record
         searched = self._of(Phase.SEARCH)
+        self._check(searched)
         self._search.restore([Proposal(r.key.number, r.params, tuple(r.thresholds), r.proposal) for r in searched])
         for record in searched:
             if record.state in ENDED:
                 self._tell(record)
         if self._search.finished:
             self._ready = self._confirm_due()
+
+    def _check(self, searched: Sequence[TrialRecord]) -> None:
+        """Raises LedgerError where these are not the first trials of this search as far as it has come."""
+        sweep = self._study.name
+        for number, record in enumerate(searched):
+            outcome = record.outcome or TrialOutcome(record.state)
+            curve, whose = outcome.curves.get(METRIC_CURVE, ()), f"trial {str(record.key)!r} of sweep {sweep!r}"
+            if record.key.number != number:
+                raise damaged(whose, f"is there and number {number} of the same search is not")
+            if set(record.params) != set(self._study.nuisance):
+                raise damaged(
+                    whose, f"has the parameters {', '.join(sorted(record.params)) or 'none'} of another study"
+                )
+            if outcome.state in (State.COMPLETE, State.STOPPED) and not (curve and all(map(math.isfinite, curve))):
+                raise damaged(whose, f"is {outcome.state} without a finite {METRIC_CURVE} after every epoch")
 
     def _keep(self, record: TrialRecord) -> None:
         """Files a record and counts it."""
@@ -203,6 +236,24 @@ class Stages:
 
     def _ended(self, phase: Phase) -> int:
         return sum(self.counts[phase, state] for state in ENDED)
+
+
+def _setting(study: Study) -> Setting:
+    search = study.search
+    return Setting(
+        startup=search.pruner_startup,
+        warmup=search.pruner_warmup_epochs,
+        epochs=study.train.epochs,
+        percentile=search.pruner_percentile,
+        threshold_nats=search.pruner_threshold_nats,
+        patience_epochs=search.pruner_patience_epochs,
+        min_delta_nats=search.pruner_min_delta_nats,
+    )
+
+
+def stopping_of(study: Study, phase: Phase) -> Stopping:
+    """How trials of a phase are judged beside their thresholds: those that measure a configuration never stop."""
+    return PRUNERS[study.search.pruner].stopping(_setting(study)) if phase is Phase.SEARCH else Stopping()
 
 
 def standing(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -8,6 +8,7 @@ trial costs here does not depend on how many trials or workers there are. Knows 
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from bisect import insort
@@ -15,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .errors import SweepConflictError
+from .checkpoints import Checkpoints
+from .errors import StorageError, SweepConflictError
 from .execution.base import Executor
 from .ledger.store import Holder, Ledger
 from .packed.structure import structure_of
@@ -27,6 +29,7 @@ from .records import (
     Event,
     Phase,
     State,
+    TrialCheckpoint,
     TrialEnded,
     TrialKey,
     TrialOutcome,
@@ -42,7 +45,11 @@ from .stages import Stages
 POLL_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 1.0
 LOSSES_ALLOWED = 3
-"""a trial whose worker was lost is trained again this often, elsewhere; then it counts as failed"""
+"""a trial whose worker was lost before it came further than ever is trained again so often; then it has failed"""
+LOSSES_IN_COMPANY = 2
+"""after so many losses it is trained with a worker to itself: no neighbour fails for a trial that ends its workers"""
+STOP_SECONDS = 5.0
+"""how long a stop waits for checkpoints: who sends SIGTERM often kills 10 s later"""
 
 
 @dataclass(slots=True)
@@ -76,19 +83,26 @@ class Sweep:
         executor: Executor,
         paths: WorkPaths,
         allow_mixed: bool = False,
+        seconds: float = math.inf,
         observe: Callable[[Sweep], None] = lambda _: None,
     ) -> None:
+        """`seconds`: stops by itself after so long."""
         self.name, self.watch = name, Watch()
         self.stages = {(part.arm.id, part.replicate): part for part in stages}
         self._ledger, self._holder, self._executor, self._paths = ledger, holder, executor, paths
         self._allow_mixed, self._observe = allow_mixed, observe
+        self._checkpoints = Checkpoints(paths, name, self.watch.news.append)
+        self._stop_at = time.monotonic() + seconds
         self._placement = Placement()
         self._fingerprint: dict[str, str] | None = None
         """of all workers, once the first is there"""
         self._refused: dict[str, str] = {}
         """workers whose numbers are not this sweep's, and why"""
         self._hosts: dict[str, str] = {}
-        self._begun: set[TrialKey] = set()
+        self._epochs: dict[TrialKey, int] = {}
+        """finished epochs of the trials that have begun"""
+        self._furthest: dict[TrialKey, int] = {}
+        """of lost trials: the most epochs that one of their attempts came to"""
         self._recalled: set[TrialKey] = set()
         """trials that a worker was asked to give back"""
         self._losses: Counter[TrialKey] = Counter()
@@ -96,7 +110,7 @@ class Sweep:
         self._unasked = set(self.stages)
         """searches in which a trial has ended since they were last asked"""
         self._stop = self._steady = False
-        self._housekeeping_at = 0.0
+        self._housekeeping_at = -math.inf
 
     @property
     def _expected(self) -> int:
@@ -127,8 +141,15 @@ class Sweep:
             self._keep_house()
             self._observe(self)
             if self._stop:
-                return False
+                self._leave_off()
+                return self.finished
         return True
+
+    def _leave_off(self) -> None:
+        """What was in training waits again, its checkpoint kept."""
+        self._take(self._executor.close(STOP_SECONDS))
+        left = [record for record in self.records() if record.state is State.RUNNING]
+        self._save([replace(record, state=State.WAITING) for record in left])
 
     def _take_up(self) -> None:
         """Trials that a former driver left running wait again."""
@@ -148,14 +169,15 @@ class Sweep:
                 self._unfinished.discard(search)
         self._unasked.clear()
         if outdated:
-            self._ledger.supersede(self.name, outdated)
+            self._ledger.supersede(self.name, outdated, self._holder)
             for key in outdated:
                 shutil.rmtree(self._paths.trial(self.name, key), ignore_errors=True)
         return due
 
     def _wait(self, records: Iterable[TrialRecord]) -> None:
         for record in records:
-            self._placement.wait(record.key, structure_of(self._task(record.key).hyperparameters))
+            structure = structure_of(self._task(record.key).hyperparameters)
+            self._placement.wait(record.key, structure, alone=self._losses[record.key] >= LOSSES_IN_COMPANY)
 
     def _hand_out(self, due: Sequence[TrialRecord]) -> None:
         """Gives workers what waits, `due` last."""
@@ -166,7 +188,7 @@ class Sweep:
         changed |= {r.key: replace(r, state=State.RUNNING, attempts=r.attempts + 1) for r in taken}
         self._save(list(changed.values()))
         for worker, keys in handed.items():
-            self._executor.submit(worker, [self._task(key) for key in keys])
+            self._executor.submit(worker, [self._resumed(key) for key in keys])
 
     def _take(self, events: Sequence[Event]) -> None:
         ended: list[TrialRecord] = []
@@ -174,7 +196,10 @@ class Sweep:
             match event:
                 case EpochReport():
                     self.watch.reports += 1
-                    self._begun.add(event.key)
+                    self._epochs[event.key] = event.epoch
+                    self.stages[event.key.arm, event.key.replicate].report(event.key, event.epoch, event.value)
+                case TrialCheckpoint():
+                    self._checkpoints.keep(event.key, event.epoch, event.content)
                 case WorkerUse():
                     self.watch.use += event
                     self.watch.steady_use += event if self._steady else WorkerUse()
@@ -187,6 +212,9 @@ class Sweep:
                 case WorkerLost():
                     ended += self._lose(event)
         self._save(ended)
+        for record in ended:
+            if record.state in ENDED:
+                self._checkpoints.clear(record.key)
         self.watch.workers, self.watch.running = self._placement.workers, self._placement.running
 
     def _end(self, event: TrialEnded) -> list[TrialRecord]:
@@ -198,11 +226,17 @@ class Sweep:
 
     def _ended(self, key: TrialKey, outcome: TrialOutcome) -> TrialRecord:
         insort(self.watch.ended_at, outcome.ended_at)
-        self._begun.discard(key)
+        self._epochs.pop(key, None)
         self._recalled.discard(key)
         folder = self._paths.trial(self.name, key)
-        for file, content in outcome.files.items():
-            write_atomically(folder / file, content)
+        try:
+            for file, content in outcome.files.items():
+                write_atomically(folder / file, content)
+        except OSError as error:
+            raise StorageError(
+                f"A trial's files must be kept below {self._paths.sweep(self.name)}, but writing failed: "
+                f"{error.strerror}. Make room or mend the folder, then run the same command again: nothing is lost."
+            ) from error
         files = {file: hashlib.sha256(content).hexdigest() for file, content in outcome.files.items()}
         return replace(self._record(key), state=outcome.state, outcome=replace(outcome, files={}), files=files)
 
@@ -240,9 +274,8 @@ class Sweep:
         self._refused.pop(event.worker, None)
         records = []
         for key in self._placement.leave(event.worker):
-            self._begun.discard(key)
             self._recalled.discard(key)
-            self._losses[key] += 1
+            self._count_loss(key)
             if self._losses[key] > LOSSES_ALLOWED:
                 cause = f"its worker was lost {self._losses[key]} times, at last: {event.reason}"
                 records.append(self._ended(key, TrialOutcome(State.FAILED, cause=cause, ended_at=time.time())))
@@ -250,6 +283,14 @@ class Sweep:
                 records.append(replace(self._record(key), state=State.WAITING))
                 self._wait(records[-1:])
         return records
+
+    def _count_loss(self, key: TrialKey) -> None:
+        """One that came further than ever before goes on from its checkpoint: it is not what ends its workers."""
+        reached = self._epochs.pop(key, 0)
+        if reached > self._furthest.get(key, 0):
+            self._furthest[key] = reached
+        else:
+            self._losses[key] += 1
 
     def _return(self, keys: Iterable[TrialKey]) -> list[TrialRecord]:
         """Trials that have not begun wait again, as if they had not been handed out."""
@@ -262,29 +303,29 @@ class Sweep:
     def _spread(self) -> None:
         """A worker without trials gets some that have not begun elsewhere: a host that comes late is of use at once."""
         for worker, keys in self._placement.surplus().items():
-            waiting = [key for key in keys if key not in self._begun and key not in self._recalled]
+            waiting = [key for key in keys if key not in self._epochs and key not in self._recalled]
             if waiting:
                 self._recalled.update(waiting)
                 self._executor.withdraw(worker, waiting)
 
     def _keep_house(self) -> None:
-        now = time.time()
+        now = time.monotonic()  # the wall clock may jump
         if now - self._housekeeping_at < HOUSEKEEPING_SECONDS:
             return
         self._housekeeping_at = now
-        self._ledger.heartbeat(self.name, "driver", self._holder, now)
+        self._ledger.heartbeat(self.name, "driver", self._holder, time.time())
         left = sum(sum(part.expected().values()) - part.ended for part in self.stages.values())
         workers = self._expected
         self._steady = self._placement.workers >= workers and left >= 2 * workers * self._placement.slots
         found = self._ledger.sweep(self.name)
-        if found is None or found.stop_requested:
+        if found is None or found.stop_requested or now >= self._stop_at:
             self.stop()
 
     def _save(self, records: Sequence[TrialRecord]) -> None:
         """To the ledger first, then to the searches."""
         if not records:
             return
-        self._ledger.save_trials(self.name, records)
+        self._ledger.save_trials(self.name, records, self._holder)
         for record in records:
             search = (record.key.arm, record.key.replicate)
             part = self.stages[search]
@@ -299,6 +340,11 @@ class Sweep:
 
     def _task(self, key: TrialKey) -> TrialTask:
         return self.stages[key.arm, key.replicate].task(self._record(key))
+
+    def _resumed(self, key: TrialKey) -> TrialTask:
+        """The task as it is handed out: going on where a former attempt was."""
+        task = self._task(key)
+        return replace(task, checkpoint=self._checkpoints.latest(key)) if self._record(key).attempts > 1 else task
 
 
 def tally(records: Iterable[TrialRecord]) -> dict[tuple[str, Phase, State], int]:

@@ -8,9 +8,12 @@ import os  # noqa: E402
 
 import pytest  # noqa: E402
 
+from .fuzz.cases import register_profiles  # noqa: E402
 from .postgres import postgresql  # noqa: E402
 
 __all__ = ["postgresql"]
+
+register_profiles()
 
 FOREIGN = ("VAE_SWEEP_", "MLFLOW_", "RAY_ADDRESS")
 

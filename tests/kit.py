@@ -17,7 +17,7 @@ from torch.distributions import Binomial, Normal, kl_divergence
 
 from pipeline.data.dataset import DataSet
 from pipeline.packed.trainer import Trainer
-from pipeline.records import EpochReport, Phase, State, TrialEnded, TrialKey, TrialOutcome, TrialTask, Value
+from pipeline.records import EpochReport, Phase, State, Stopping, TrialEnded, TrialKey, TrialOutcome, TrialTask, Value
 
 KINDS = {"counts": "counts", "binarised": "binary", "grey": "real"}
 LEVELS = 16
@@ -26,13 +26,21 @@ DEFAULTS: Mapping[str, Value] = {
     "hidden": (101,),
     "activation": "relu",
     "latent_dim": 5,
+    "posterior": "diagonal",
     "scale": "log_variance",
     "initial_sigma": None,
     "likelihood": "binomial",
     "observation_std": 1.0,
     "objective": "elbo",
+    "samples": 1,
     "beta": 1.0,
     "beta_warmup_epochs": 0,
+    "beta_cycles": 0,
+    "free_bits": 0.1,
+    "capacity": 10.0,
+    "capacity_epochs": 0,
+    "capacity_weight": 10.0,
+    "protocol": "as_shipped",
     "epochs": 3,
     "batch_size": 37,
     "optimizer": "adam",
@@ -58,6 +66,7 @@ def task(
     *,
     seed: int | None = None,
     thresholds: tuple[float | None, ...] = (),
+    stopping: Stopping = Stopping(),  # noqa: B008
     evaluate_test: bool = True,
     keep_weights: bool = True,
     **changes: Value,
@@ -68,6 +77,7 @@ def task(
         hyperparameters=hyperparameters(**changes),
         seed=number if seed is None else seed,
         thresholds=thresholds,
+        stopping=stopping,
         evaluate_test=evaluate_test,
         keep_weights=keep_weights,
     )

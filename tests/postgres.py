@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,8 +20,10 @@ import pytest
 from .kit import free_ports
 
 SECRET = "s3cret-word"
-"""in every URL, though the server asks for none: it must not be seen anywhere"""
+"""in every URL, though only LOCKED is asked for it: it must not be seen anywhere"""
 USER = "vae_sweep"
+LOCKED = "locked"
+"""a role that needs the password"""
 
 
 def binaries() -> Path | None:
@@ -48,7 +51,14 @@ class Server:
         with (data / "postgresql.conf").open("a") as settings:
             settings.write(f"port = {self.port}\nlisten_addresses = '127.0.0.1'\n")
             settings.write(f"unix_socket_directories = '{self._folder}'\nfsync = off\nmax_connections = 50\n")
+        rules = data / "pg_hba.conf"  # the first that fits counts
+        rules.write_text(f"host all {LOCKED} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         self.start()
+        with self._connect() as connection:
+            connection.execute(f"CREATE ROLE {LOCKED} LOGIN PASSWORD '{SECRET}'".encode())
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(f"postgresql://{USER}@127.0.0.1:{self.port}/postgres", autocommit=True)
 
     def _command(self, program: str, *words: object) -> None:
         become = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"] if self._user else []
@@ -66,18 +76,17 @@ class Server:
         """`immediate` is a crash: every connection breaks, what was not committed is lost."""
         self._command("pg_ctl", "stop", "-D", self._folder / "data", "-m", mode)
 
-    def new_database(self) -> str:
+    def new_database(self, owner: str = USER) -> str:
         """URL of an empty database."""
         self._count += 1
         name = f"test_{self._count}"
-        plain = f"postgresql://{USER}@127.0.0.1:{self.port}"
-        with psycopg.connect(f"{plain}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return f"postgresql://{USER}:{SECRET}@127.0.0.1:{self.port}/{name}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name} OWNER {owner}".encode())
+        return f"postgresql://{owner}:{SECRET}@127.0.0.1:{self.port}/{name}"
 
     def drop(self, url: str) -> None:
         """Removes a database, whoever is connected to it."""
-        with psycopg.connect(f"postgresql://{USER}@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+        with self._connect() as connection:
             connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)".encode())
 
     def close(self) -> None:

@@ -127,6 +127,15 @@ class TestRefused:
         with pytest.raises(UserError, match=r"gaussian and gaussian_learned.*same model.likelihood"):
             compare_sweeps(*sides)
 
+    def test_densities_of_dequantised_counts_can_be_compared(self, tmp_path: Path) -> None:
+        sides = [side(tmp_path, name, shift=i) for i, name in enumerate(("new", "old"))]
+        for one, name in zip(sides, ("gaussian", "continuous_bernoulli"), strict=True):
+            arms = tuple(replace(arm, likelihoods=(name,)) for arm in one.comparison.arms)
+            object.__setattr__(one, "comparison", replace(one.comparison, arms=arms))
+            assert isinstance(one.study, dict)
+            one.study["data"] |= {"kind": "real", "bins": 17}
+        assert {pair.verdict for pair in compare_sweeps(*sides).pairs} <= {Verdict.BETTER, Verdict.WORSE}
+
     def test_no_common_arm(self, tmp_path: Path) -> None:
         old = side(tmp_path, "old", scientific={"scale": ["raw_std"], "momentum": [0.0], "latent_dim": [2]})
         with pytest.raises(UserError, match="no arm of new has the values of one of old"):

@@ -22,10 +22,11 @@ from pipeline.analysis.shapes import SearchPoint
 from pipeline.analysis.tuning import best_of_random, random_band, tuning_curve
 from pipeline.analysis.variance import components, variance_split
 from pipeline.comparison import estimate
-from pipeline.config import ChoiceDomain, Domain, FloatDomain, IntDomain, SearchSection
+from pipeline.config import SearchSection
 from pipeline.records import ENDED, Phase, State, TrialKey, TrialOutcome, TrialRecord
 from pipeline.results import Results
 from pipeline.search.importance import MIN_TRIALS, importances
+from pipeline.study_file.values import ChoiceDomain, Domain, FloatDomain, IntDomain
 
 from .sweeps import having, run_here, study_file
 
@@ -91,7 +92,7 @@ def test_which_trials_are_independent_draws(section: dict[str, Any], at_random: 
 
 
 def test_what_a_search_trial_counts_as() -> None:
-    section = SearchSection(sampler="random", trials=6)
+    section = SearchSection(sampler="random", trials=6, pruner="median")
     records = [
         record(0, -5.0),
         record(1, None, state=State.DIVERGED),
@@ -107,6 +108,8 @@ def test_what_a_search_trial_counts_as() -> None:
     assert [one.point.value for one in found] == [-5.0, None, None, -4.0, -6.0]
     assert [one.independent for one in found] == [True, True, True, False, True]
     assert all(one.point.at_random for one in found)
+    alone = SearchSection(sampler="random", trials=6, pruner="threshold", pruner_threshold_nats=-3.0)
+    assert all(one.independent for one in search_trials(records, alone)), "a rule that looks at nobody"
 
 
 def test_a_search_counts_up_to_its_first_gap() -> None:

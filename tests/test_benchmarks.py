@@ -12,12 +12,16 @@ import pytest
 from benchmarks import engine, ours
 from benchmarks.agreement import judge, new_pack, paired, twin
 from benchmarks.common import SCALES
+from benchmarks.faults import untrue
 from benchmarks.peer_loop import Shape
 from benchmarks.run import sweep_rows, turned
 from benchmarks.session import OURS, PEERS, Timed, Workload, make_store, missing, run_side
 from benchmarks.workload import SCALE_MATHS, load_images, write_digits
 from pipeline.config import load_study
+from pipeline.records import TrialRecord
 from pipeline.space import trial_counts
+
+from .sweeps import run_here, study_file, vae_sweep_here
 
 TINY = Workload("short", trials=8, epochs=2)
 AGREES: Mapping[str, object] = {"agrees": True, "gap_nats": 0.0}
@@ -109,3 +113,28 @@ def test_engine_is_measured_in_turns(data: Path) -> None:
     found = engine.measure(data, engine.CASES[0], rounds=2, seconds=0.05)
     assert [len(turns) for turns in found["times_seconds"].values()] == [2, 2]
     assert found["ratio"] == found["plain_cpu_ms"] / found["ours_cpu_ms"] > 0.2
+
+
+@pytest.mark.slow
+def test_what_mlflow_has_otherwise_than_the_ledger_is_seen(tmp_path: Path) -> None:
+    workdir = tmp_path / "work"
+    trials = list(run_here(study_file(tmp_path, search={"trials": 2, "startup": 1}), workdir, slots=8).records)
+    assert "0 runs" in untrue_after(workdir, trials, "")
+    assert vae_sweep_here("sync", "small", "--workdir", workdir)[0] == 0
+    assert untrue_after(workdir, trials, "") == ""
+    assert "curve" in untrue_after(workdir, trials, "UPDATE metrics SET timestamp = timestamp + 1 WHERE step = 2")
+    assert "times" in untrue_after(workdir, trials, "UPDATE runs SET end_time = end_time + 1")
+    assert "runs for" in untrue_after(workdir, trials[1:], "")
+
+
+def untrue_after(workdir: Path, trials: list[TrialRecord], change: str) -> str:
+    """What the benchmark sees in a copy of the store with this change."""
+    copy = workdir / "copy.db"
+    if not (workdir / "mlflow.db").exists():
+        make_store(copy)
+    else:
+        with closing(sqlite3.connect(workdir / "mlflow.db")) as store, closing(sqlite3.connect(copy)) as target:
+            store.backup(target)
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute(change) if change else None
+    return untrue(copy, trials)

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from benchmarks.coverage import DISTRIBUTIONS, measure
 from pipeline.comparison import BOOTSTRAP_COUNT, Comparison, Verdict, estimate
 from pipeline.comparison.coverage_table import BOOTSTRAP, COUNTS, SKEWED, SKEWNESS, STUDENT
-from pipeline.config import Study, load_study, resolved, study_differences, study_hash
+from pipeline.config import Study, load_study, resolved
 from pipeline.config import study_of as study_of_resolved
 from pipeline.errors import StudyFileError
 from pipeline.records import Phase, State, TrialOutcome, TrialRecord
 from pipeline.results import compare_records
 from pipeline.space import arms
 from pipeline.stages import Stages
+from pipeline.study_file.identity import study_differences, study_hash
 
 from .sweeps import check_budgets, run_here, study_file
 

@@ -117,6 +117,7 @@ def test_best_by_the_front_names_what_to_type_for_another(workdir: Path) -> None
         assert again["arm"] == others[0]
 
 
+@pytest.mark.slow
 def test_best_by_robust(tmp_path: Path) -> None:
     """40 rates over three decades leave five in the neighbourhood of any of them."""
     changes: dict[str, Any] = {

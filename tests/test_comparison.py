@@ -73,6 +73,7 @@ def compared(
     n_repeats: int | None = None,
     margin: float = 0.5,
     pixels: int | None = None,
+    bins: int | None = None,
     shuffle: Callable[[list[TrialRecord]], None] | None = None,
 ) -> Comparison:
     """Compares arms, the first the baseline of all others."""
@@ -90,6 +91,7 @@ def compared(
         repeats=n_repeats or max(len(row) for table in tables.values() for row in table),
         margin_nats=margin,
         pixels=pixels,
+        bins=bins,
     )
 
 
@@ -450,6 +452,7 @@ class TestVerdicts:
 
 
 class TestCalibration:
+    @pytest.mark.slow
     def test_identical_arms_are_told_apart_at_alpha(self) -> None:
         """Three arms of no effect against a baseline: any false verdict in at most 5% of sweeps."""
         sweeps, rng = 2000, np.random.default_rng(3)
@@ -494,6 +497,13 @@ class TestWhole:
         arm = compared({"a": [[-64 * math.log(2)], [-64 * math.log(2)]]}, pixels=64).arms[0]
         assert arm.bits_per_dim == pytest.approx(1.0)
         assert compared({"a": around(-110)}).arms[0].bits_per_dim is None
+
+    def test_bits_per_dim_of_dequantised_counts(self) -> None:
+        """A density of 1 on [0, 1] gives each of 17 values 1/17: log2(17) bits, as the uniform distribution has."""
+        (uniform,) = compared({"a": [[0.0], [0.0]]}, pixels=64, bins=17).arms
+        assert uniform.bits_per_dim == pytest.approx(math.log2(17))
+        twice = 64 * math.log(2)  # a density twice as high saves a bit
+        assert compared({"a": [[twice]] * 2}, pixels=64, bins=17).arms[0].bits_per_dim == pytest.approx(math.log2(8.5))
 
     def test_provisional_counts_what_is_missing(self) -> None:
         result = compared({"a": around(-110), "b": [[-109.0]]}, n_repeats=3)
@@ -559,3 +569,48 @@ class TestWhole:
             ({"scale": "log_std"}, {"latent_dim": 8}),
         ]
         assert {pair.verdict for pair in result.pairs} == {Verdict.BETTER}
+
+
+# ------------------------------------------------------------------------------------ further metrics
+
+
+def measured(replicate: int, number: int, **metrics: float) -> TrialRecord:
+    """A converged repeat of arm `a` that reports `test/...`."""
+    record = trial("a", replicate, number, -1.0)
+    assert record.outcome is not None
+    outcome = replace(record.outcome, metrics={METRIC: -1.0, **{f"test/{name}": v for name, v in metrics.items()}})
+    return replace(record, outcome=outcome)
+
+
+def further(records: Sequence[TrialRecord], replicates: int) -> Comparison:
+    return compare(
+        arms=TWO[:1], baselines={"a": "a"}, records=records, metric=METRIC, factors=["scale"], replicates=replicates,
+        repeats=2,
+    )  # fmt: skip
+
+
+def test_further_metrics_are_means_over_replicates_and_nothing_is_made_of_them() -> None:
+    records = [
+        measured(0, 0, mig=0.1, mig_se=0.01, elbo_se=0.3),
+        measured(0, 1, mig=0.3, rate=5.0),
+        measured(1, 0, mig=0.6),
+        measured(1, 1, mig=math.nan, rate=math.inf),
+        trial("a", 2, 0, None),
+        measured(2, 1, rate=7.0),
+    ]
+    (arm,) = further(records, 3).arms
+    assert arm.further.keys() == {"test/mig", "test/rate"}
+    assert arm.further["test/mig"].values == (math.fsum([0.1, 0.3]) / 2, 0.6, None)
+    assert arm.further["test/mig"].estimate == estimate(
+        [value for value in arm.further["test/mig"].values if value is not None], 0.05
+    )
+    assert arm.further["test/rate"].values == (5.0, None, 7.0)
+    (one,) = further(records[:2], 1).arms
+    assert one.further["test/mig"].values == (0.1, 0.3), "with one replicate the repeats are the unit"
+    bare = [measured(r, n, rate=1.0, distortion=0.0, active_units=2.0, elbo_se=0.1) for r in range(3) for n in range(2)]
+    with_more = further([*bare[:-1], measured(2, 1, rate=1.0, mig=0.5, elbo_se=0.1)], 3)
+    assert with_more.arms[0].further.keys() == {"test/rate", "test/distortion", "test/active_units", "test/mig"}
+    printed = json.loads(to_json(with_more))["arms"][0]
+    old = json.loads(to_json(further(bare, 3)))["arms"][0]
+    assert "further" not in old, "a ledger of version 0.1.0 gives the bytes it always gave"
+    assert {name: value for name, value in printed.items() if name != "further"} == old

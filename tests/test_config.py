@@ -10,14 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import (
-    ChoiceDomain,
-    FloatDomain,
-    IntDomain,
-    dump_study,
-    load_study,
-)
+from pipeline.config import dump_study, load_study
 from pipeline.errors import StudyFileError
+from pipeline.study_file.values import ChoiceDomain, FloatDomain, IntDomain
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 BASE: dict[str, Any] = {
@@ -149,7 +144,7 @@ def test_set_replaces_whole_values_and_adds_sections(tmp_path: Path) -> None:
 
 
 def test_reading_models_loads_no_heavy_library() -> None:
-    code = "import sys, pipeline.config, pipeline.space, pipeline.study_file;"
+    code = "import sys, pipeline.config, pipeline.space, pipeline.study_file.reading;"
     code += "print(sorted({'torch', 'optuna', 'ray', 'mlflow', 'sqlalchemy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -264,6 +259,17 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"nuisance": None, "search": {"trials": 5}}, "search.trials", "nothing is tuned"),
     ({"confirm": {"candidates": 17}}, "confirm.candidates", "search.trials = 16"),
+    ({"search": {"pruner": "threshold"}}, "search.pruner_threshold_nats", "required by the threshold rule"),
+    ({"search": {"pruner_threshold_nats": -100}}, "search.pruner_threshold_nats", "with none, which does not read it"),
+    ({"search": {"pruner": "patient", "pruner_startup": 2}}, "search.pruner_startup", "it is for the stopping rule"),
+    ({"search": {"pruner": "median", "pruner_percentile": 10}}, "search.pruner_percentile", "rule percentile"),
+    ({"search": {"pruner": "percentile", "pruner_percentile": 101}}, "search.pruner_percentile", "equal to 100"),
+    ({"search": {"pruner": "patient", "pruner_min_delta_nats": -1}}, "search.pruner_min_delta_nats", "equal to 0"),
+    (
+        {"nuisance": {"optimizer": {"choices": ["adam", "sgd"]}}, "search": {"sampler": "cmaes"}},
+        "nuisance.optimizer",
+        "cmaes needs ranges of numbers",
+    ),
     ({"compare": {"alpha": 0}}, "compare.alpha", "greater than 0"),
     ({"compare": {"alpha": 1}}, "compare.alpha", "less than 1"),
     ({"compare": {"baseline": {"scale": "raw_std"}}}, "compare.baseline.scale", "log_variance, log_std"),
@@ -276,7 +282,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (
         {"data": {"name": "digits", "form": "grey"}, "model": {"likelihood": "bernoulli"}},
         "model.likelihood",
-        "a cross-entropy on grey levels is no likelihood; valid: gaussian",
+        "a cross-entropy on grey levels is no likelihood; valid: continuous_bernoulli, gaussian",
     ),
     (
         {"scientific": {"likelihood": ["binomial", "bernoulli"]}},
@@ -408,3 +414,8 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
     assert "no such file" in only(tmp_path / "nowhere.yaml")
     assert "directory" in only(tmp_path)
     assert "cannot be read" in only(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.parametrize("name", ["\udcff", "model.\ud800"])
+def test_set_with_half_a_character_in_its_name(tmp_path: Path, name: str) -> None:
+    assert "whole characters" in only(write(tmp_path), f"{name}=1")

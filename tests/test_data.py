@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import FORMS, LOADERS, DataSet, load_data
 from pipeline.data.dataset import divide
+from pipeline.data.loaders import DOWNLOADED
 from pipeline.errors import DataError
 
 AWKWARD = 'it\'s a "test"\n of names'
@@ -48,24 +49,36 @@ def rows(array: NDArray[Any]) -> list[bytes]:
     return sorted(row.astype("float32").tobytes() for row in array)
 
 
+HERE = [name for name in LOADERS if name not in DOWNLOADED]
+REAL = ("linear_gaussian", "curve")
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", LOADERS)
-def test_every_bundled_data_set_has_every_form(name: str, form: str) -> None:
-    data = load_data(name=name, form=form, split_seed=3)
-    assert (data.name, data.form, data.kind) == (name, form, FORMS[form][0])
+@pytest.mark.parametrize("name", [name for name in HERE if name not in REAL])
+def test_every_bundled_data_set_of_counts_has_every_form(name: str, form: str) -> None:
+    data = load_data(name=name, form=form, take=900, split_seed=3)
+    assert (data.name, data.form, data.kind) == (name, form, FORMS[form].kind)
     assert int(np.prod(data.image_shape)) == data.pixels
     for part in pixels(data):
         assert part.dtype == np.float32 and part.flags.c_contiguous and part.shape[1] == data.pixels
     together = np.concatenate(pixels(data))
-    assert together.min() == 0
-    assert together.max() == (data.levels if form == "counts" else 1)
+    top = data.levels if form == "counts" else 1
+    assert top is not None and (together.min(), together.max()) == pytest.approx((0, top), abs=0.01)
     if form == "counts":
         assert (together == np.round(together)).all()
-    if form == "binarised":
+    if data.kind == "binary":
         assert set(np.unique(together)) == {0.0, 1.0}
-    again = load_data(name=name, form=form, split_seed=3)
+    again = load_data(name=name, form=form, take=900, split_seed=3)
     assert again.id == data.id and all(map(np.array_equal, pixels(again), pixels(data)))
-    assert load_data(name=name, form=form, split_seed=4).sha256 != data.sha256
+    assert load_data(name=name, form=form, take=900, split_seed=4).sha256 != data.sha256
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_numbers_have_one_form(name: str) -> None:
+    data = load_data(name=name, form="grey", split_seed=3)
+    assert data.kind == "real" and data.pixels == 16 and data.log_likelihood is not None
+    for form in FORMS.keys() - {"grey"}:
+        refused("whole numbers|0 or 1|probabilities", name=name, form=form)
 
 
 def test_digits() -> None:
@@ -135,16 +148,59 @@ class TestFiles:
     def test_grey_floats_and_black_and_white_are_left_alone(self, folder: Path) -> None:
         floats = np.random.default_rng(0).normal(size=(40, 5))
         assert rows(np.concatenate(pixels(load_data(path=saved(folder, floats), form="grey")))) == rows(floats)
-        for form in FORMS:
+        for form in FORMS.keys() - {"dequantised"}:
             data = load_data(path=saved(folder, images(shape=(5,), top=1).astype(bool)), form=form)
             assert rows(np.concatenate(pixels(data))) == rows(images(shape=(5,), top=1))
-            assert data.kind == FORMS[form][0]
+            assert data.kind == FORMS[form].kind
 
     def test_negative_zero_is_zero(self, folder: Path) -> None:
         array = images(dtype="float64")
         data = load_data(path=saved(folder, array))
         array[array == 0] = -0.0
         assert load_data(path=saved(folder, array)).sha256 == data.sha256
+
+
+class TestNoise:
+    """Forms whose noise is drawn once and belongs to the data."""
+
+    def test_dequantised(self) -> None:
+        counts, noisy = (load_data(name="digits", form=form, split_seed=5) for form in ("counts", "dequantised"))
+        assert (noisy.kind, noisy.levels, noisy.bins, counts.bins) == ("real", None, 17, None)
+        noise = np.concatenate(pixels(noisy)).astype(np.float64) * 17 - np.concatenate(pixels(counts))
+        assert noise.min() > -1e-5 and noise.max() < 1 + 1e-5, "each value stays in its own unit"
+        assert noise.mean() == pytest.approx(0.5, abs=0.003) and noise.var() == pytest.approx(1 / 12, abs=0.001)
+        assert abs(np.mean((noise[:, 0] - 0.5) * (noise[:, 1] - 0.5))) < 0.1 / 12, "of each pixel its own"
+
+    def test_binary_sampled(self) -> None:
+        counts, drawn = (load_data(name="digits", form=form, split_seed=5) for form in ("counts", "binary_sampled"))
+        chance, ones = (np.concatenate(pixels(data)) for data in (counts, drawn))
+        for level in range(17):
+            found, count = ones[chance == level].mean(), (chance == level).sum()
+            sd = max(np.sqrt(level / 16 * (1 - level / 16) / count), 1e-12)
+            assert abs(found - level / 16) < 4 * sd, level
+        assert drawn.sha256 != load_data(name="digits", form="binarised", split_seed=5).sha256
+
+    @pytest.mark.parametrize("form", ["dequantised", "binary_sampled"])
+    def test_it_follows_the_seed_of_the_division(self, folder: Path, form: str) -> None:
+        array = images()
+        divided = zipped(folder / "mine.npz", train=array[:20], val=array[20:30], test=array[30:])
+        one, again, other = (load_data(path=divided, form=form, levels=9, split_seed=seed) for seed in (1, 1, 2))
+        assert one.sha256 == again.sha256 != other.sha256, "the division is the user's, only the noise differs"
+
+
+class TestTake:
+    def test_so_many_in_their_order(self, folder: Path) -> None:
+        array = np.arange(200).reshape(50, 4)
+        path = saved(folder, array)
+        some, other = (load_data(path=path, levels=199, take=20, split_seed=seed) for seed in (0, 1))
+        taken = np.concatenate(pixels(some))
+        assert len(taken) == 20 and set(rows(taken)) < set(rows(array)) and some.sha256 != other.sha256
+        assert load_data(path=path, levels=199, take=50).sha256 == load_data(path=path, levels=199).sha256
+
+    def test_refused(self, folder: Path) -> None:
+        refused("at most the 40 images of 'mine', but got 41", path=saved(folder, images()), take=41)
+        divided = zipped(folder / "divided.npz", train=images(), val=images(), test=images())
+        refused("not divided yet", path=divided, take=4)
 
 
 class TestDivide:
@@ -183,8 +239,8 @@ def refused(said: str, **arguments: Any) -> None:
 
 class TestRefused:
     def test_names(self, folder: Path) -> None:
-        refused(r"one of digits, but got 'digit' \(near: 'digits'\)", name="digit")
-        refused("data.form must be one of counts, binarised, grey, but got 'gray'", name="digits", form="gray")
+        refused(r"one of digits, .*, or openml/ID, but got 'digit' \(near: 'digits'\)", name="digit")
+        refused("data.form must be one of counts, binarised, .*, but got 'gray'", name="digits", form="gray")
         refused("exactly one of data.name and data.path", name="digits", path=folder)
         refused("exactly one of data.name and data.path")
 
@@ -192,7 +248,6 @@ class TestRefused:
         saved(folder, images(), "faces.npy")
         refused(r"there is no .*face\.npy.*\(near: 'faces\.npy'\)", path=folder / "face.npy")
         refused("there is no .*, nor its folder", path=folder / "none" / "faces.npy")
-        refused("is a directory", path=folder)
         refused("there is no", path="x" * 200 + ".npy")
         refused("must be a readable NumPy file", path="x" * 5000 + ".npy")
         refused("must be a readable NumPy file", path="~nobody-of-this-name/faces.npy")
@@ -259,6 +314,8 @@ class TestRefused:
         refused(r"save `\(x >= 4\.5\)", path=path, form="binarised")
         refused("goes from -1 to 8", path=saved(folder, images(dtype="int64") - 1))
         refused("whole numbers", path=saved(folder, images() / 9))
+        refused("whole numbers", path=saved(folder, images() / 9), form="dequantised")
+        refused("probabilities 0..1 .* from 0 to 9", path=saved(folder, images(dtype="float64")), form="binary_sampled")
         refused("exact in float32", path=saved(folder, images(dtype="float64") * 1e9))
         refused("fit into float32", path=saved(folder, images() * 1e300), form="grey")
 
@@ -267,5 +324,5 @@ class TestRefused:
 
 
 def test_scikit_learn_is_only_for_what_needs_it() -> None:
-    code = "import sys, pipeline.data; sys.exit(bool({'sklearn', 'torch', 'pydantic'} & set(sys.modules)))"
+    code = "import sys, pipeline.data; sys.exit(bool({'sklearn', 'PIL', 'torch', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -87,16 +87,19 @@ def test_not_while_it_runs_or_is_delivered(workdir: Path) -> None:
     assert delete(workdir, "--yes")[0] == 0
 
 
-def test_a_tracker_that_is_away_keeps_everything(workdir: Path) -> None:
+@pytest.mark.slow
+def test_a_tracker_that_is_away_keeps_everything(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_ledger(Where(WorkPaths.at(workdir))) as ledger:
         ledger.mark_begun("small", target_of("http://127.0.0.1:9"), ["parent"])
         ledger.mark_begun("other", target_of("http://me:secret@127.0.0.1:9"), ["parent"])
     code, _, err = delete(workdir, "--yes")
     assert code == 1 and "must answer" in err and "--keep-mlflow" in err
     code, _, err = delete(workdir, "--yes", name="other")
-    assert code == 1 and "login" in err and "--mlflow" in err
-    code, _, err = delete(workdir, "--yes", "--mlflow", "http://me:secret@127.0.0.1:9", name="other")
+    assert code == 1 and "login" in err and "MLFLOW_TRACKING_URI" in err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    code, _, err = delete(workdir, "--yes", name="other")
     assert code == 1 and "must answer" in err and "secret" not in err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert names(workdir) == ["small", "other"] and folders(workdir) == {"small", "other"}
     assert "(they stay)" in delete(workdir, "--keep-mlflow")[1]
     assert delete(workdir, "--yes", "--keep-mlflow")[0] == 0

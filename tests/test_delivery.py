@@ -43,8 +43,8 @@ class Flaky:
     def target(self) -> str:
         return self.tracker.target
 
-    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
-        return str(self._call(lambda: self.tracker.record_sweep(sweep, end)))
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None, *, alive_ms: int | None = None) -> str:
+        return str(self._call(lambda: self.tracker.record_sweep(sweep, end, alive_ms=alive_ms)))
 
     def deliver(self, sweep: SweepRun, run: RunRecord, *, in_doubt: bool) -> str:
         return str(self._call(lambda: self.tracker.deliver(sweep, run, in_doubt=in_doubt)))
@@ -52,8 +52,8 @@ class Flaky:
     def discard(self, sweep: SweepRun, ledger_ids: Collection[str] | None = None) -> None:
         self._call(lambda: self.tracker.discard(sweep, ledger_ids))
 
-    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
-        return self.tracker.recorded(sweep)
+    def recorded(self, sweep: SweepRun, *, files: bool = True) -> tuple[RecordedRun, ...]:
+        return self.tracker.recorded(sweep, files=files)
 
     def _call(self, call: Callable[[], Any]) -> Any:
         self.calls += 1
@@ -486,6 +486,20 @@ class TestFollow:
         assert (T0 + 3 <= clock.now <= T0 + 5) if stopped else (T0 + 30 <= clock.now <= T0 + 32)
         assert [run.status for run in tracker.recorded(parent_of(ledger, subject))] == ["KILLED", "FINISHED"]
 
+    def test_a_driver_that_is_seen_to_run_may_be_silent(self, ledger: Ledger, subject: Subject, clock: Clock) -> None:
+        """As while Ray starts on a busy machine: for longer than a lease lasts, before there is any trial."""
+        ledger.acquire_lease(SWEEP, "driver", holder=Holder.current(), now=clock.now)
+        tracker = NullTracker()
+
+        def end() -> None:
+            ledger.save_trials(SWEEP, [ended(0)])
+            ledger.update_sweep(SWEEP, status="finished", finished_at=clock.now)
+
+        clock.events[T0 + 90] = end
+        self._follow(ledger, tracker, subject, clock)
+        assert (self.report.delivered, self.report.remaining) == (1, 0)
+        assert [run.status for run in tracker.recorded(parent_of(ledger, subject))] == ["FINISHED", "FINISHED"]
+
     def test_resumed_after_a_stop(self, ledger: Ledger, subject: Subject, clock: Clock) -> None:
         tracker = NullTracker()
         ledger.save_trials(SWEEP, [ended(0)])
@@ -559,7 +573,7 @@ class Doctored:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracker, name)
 
-    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
+    def recorded(self, sweep: SweepRun, *, files: bool = True) -> tuple[RecordedRun, ...]:
         return self._runs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ class TestPage:
         for manifest in blocks(page, "yaml"):
             assert isinstance(yaml.safe_load(manifest), dict), page.name
 
+    def test_its_targets_of_make_exist(self, page: Path) -> None:
+        known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+        code = [*blocks(page, "sh"), *blocks(page, "bash"), *re.findall(r"`(make [^`]*)`", page.read_text())]
+        used = {target for text in code for target in re.findall(r"^make ([a-z-]+)", text, flags=re.MULTILINE)}
+        assert used <= known, f"{page.name}: make {used - known}"
+
     def test_its_links_lead_somewhere(self, page: Path) -> None:
         text = page.read_text()
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -47,3 +54,10 @@ class TestPage:
                 heads = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
                 slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
                 assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "title", "message", "authors"} <= citation.keys()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])

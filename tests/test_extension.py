@@ -102,10 +102,27 @@ BASES: dict[str, dict[str, Any]] = {
     "random": {"search": {"sampler": "random"}},
     "random with the median rule": {"search": {"sampler": "random", **MEDIAN}},
     "qmc": {"search": {"sampler": "qmc"}},
+    "gp": {"search": {"sampler": "gp"}},
+    "cmaes": {"search": {"sampler": "cmaes", "startup": 1}},
+    "cmaes with the patient rule": {"search": {"sampler": "cmaes", "pruner": "patient", "pruner_patience_epochs": 0}},
+    "random with the threshold rule": {
+        "search": {
+            "sampler": "random",
+            "pruner": "threshold",
+            "pruner_threshold_nats": -117.0,
+            "pruner_warmup_epochs": 1,
+        }
+    },
     "less than the start-up": {"search": {"trials": 2, "startup": 6, "lag": 3}},
     "a start": {"search": {"start": [{"learning_rate": 0.002}]}},
 }
-USUAL = [("tpe with the median rule", "trials"), ("qmc", "trials"), ("tpe", "arms"), ("tpe", "all of it")]
+USUAL = [
+    ("tpe with the median rule", "trials"),
+    ("qmc", "trials"),
+    ("cmaes", "trials"),
+    ("tpe", "arms"),
+    ("tpe", "all of it"),
+]
 CASES = [(base, "trials") for base in BASES] + [("tpe", more) for more in MORE if more != "trials"]
 
 

@@ -184,6 +184,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "rate_distortion": {},
     "sigma_histograms": {},
     "learning_curves": {},
+    "further_metric": {"metric": "test/mutual_information", "over": "latent_dim"},
 }
 
 
@@ -202,6 +203,8 @@ def test_figures_show_what_the_frames_have(sweep: LoadedSweep) -> None:
         assert any(line == pytest.approx(tuple(means[label])) for line in drawn)
     with pytest.raises(UserError, match="the searches tuned"):
         sweep.figures.sensitivity("epochs")
+    with pytest.raises(UserError, match="scientific factor of numbers"):
+        sweep.figures.further_metric("test/mig", over="scale")
 
 
 def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,7 +381,7 @@ class TestTrials:
         blob = pack_floats({"curves": {"a": (1.0, 2.0)}})
         assert unpack_floats(blob) == {"curves": {"a": (1.0, 2.0)}}
         for damaged in (b"", blob[:-3], b"x" + blob):
-            with pytest.raises(LedgerError, match="damaged"):
+            with pytest.raises(ValueError):
                 unpack_floats(damaged)
 
 
@@ -676,9 +676,7 @@ class TestOpening:
     def test_a_write_that_fails_later_is_mapped(self, ledger: Ledger) -> None:
         with ledger._write() as connection:
             connection.exec_driver_sql("DROP TABLE trials")
-        with pytest.raises(
-            LedgerError, match=r"no such table.*run the same command again|trials\" does not exist.*Check"
-        ):
+        with pytest.raises(LedgerError, match=r"no such table.*Restore the ledger|trials\" does not exist.*Check"):
             ledger.save_trials(SWEEP, [ended()])
 
 

@@ -248,4 +248,4 @@ def test_the_code_that_travels_imports_nothing_heavy(tmp_path: Path) -> None:
                 found.add(node.module.split(".")[0])
     third = {name for name in found if name not in sys.stdlib_module_names}
     assert third <= {"torch", "numpy", "safetensors", "PIL", "sklearn"}, third  # sklearn: the digits, if they moved
-    assert len(list(package.rglob("*.py"))) < 25
+    assert len(list(package.rglob("*.py"))) < 40

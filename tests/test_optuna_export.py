@@ -68,7 +68,13 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def sync(workdir: Path, storage: str, *, mlflow: str = "none") -> tuple[int, str]:
-    code, out, err = vae_sweep_here("sync", "small", "--workdir", workdir, "--mlflow", mlflow, "--optuna", storage)
+    """A command line takes no password: the database asks for none, and MLflow's address is in the environment."""
+    plain = storage.replace(f":{SECRET}@", "@")
+    with pytest.MonkeyPatch.context() as patch:
+        if mlflow != "none":
+            patch.setenv("MLFLOW_TRACKING_URI", mlflow)
+        tracked = ["--mlflow", "none"] if mlflow == "none" else []
+        code, out, err = vae_sweep_here("sync", "small", "--workdir", workdir, *tracked, "--optuna", plain)
     return code, " ".join((out + err).split())
 
 
@@ -168,6 +174,21 @@ def check(record: TrialRecord, trial: FrozenTrial) -> None:
         assert list(trial.intermediate_values.items()) == list(enumerate(outcome.curves["val/elbo"], 1))
     assert trial.datetime_start == datetime.fromtimestamp(outcome.started_at)
     assert trial.datetime_complete == datetime.fromtimestamp(outcome.ended_at)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", pytest.param("gp", marks=pytest.mark.slow)])
+def test_what_a_model_notes_for_itself_stays_here(sampler: str, tmp_path: Path) -> None:
+    search = {"sampler": sampler, "startup": 2, "trials": 7, "replicates": 1}
+    file = study_file(tmp_path, scientific={"scale": ["log_std"], "latent_dim": [2]}, search=search)
+    results = run_here(file, tmp_path / "work", executor="simulated", slots=8)
+    noted = [bool(record.proposal) for record in search_of(results, results.arms[0], 0)]
+    assert noted[:2] == [False] * 2 and any(noted), "models leave attributes"
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    assert sync(tmp_path / "work", storage) == (0, "Optuna: 1 studies, 7 trials, 7 of them new")
+    (study,) = loaded(storage).values()
+    assert [trial.system_attrs for trial in study.trials] == [{}] * 7
+    for record, trial in zip(search_of(results, results.arms[0], 0), study.trials, strict=True):
+        assert trial.params == record.params
 
 
 def test_again_adds_nothing(swept: tuple[Path, Results], storage: str) -> None:

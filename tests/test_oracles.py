@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,18 @@ from scipy.stats import ttest_rel
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from pipeline.comparison import Verdict
+from pipeline.data.bundled import load_digits
 from pipeline.data.dataset import DataSet
-from pipeline.data.loaders import load_digits
 from pipeline.packed.draws import batch_order, epoch_noise
 from pipeline.packed.optimizers import OPTIMIZERS, SlotHyper
 from pipeline.records import State, TrialTask
-from pipeline.vae.model import VAE, build_vae, elbo_terms, initialise, standard_normal_bank, start_from
-from pipeline.vae.posterior import HALF_LOG_2PI, make_posterior
+from pipeline.vae.model import VAE, build_vae, draw, initialise, standard_normal_bank, start_from
+from pipeline.vae.posterior import HALF_LOG_2PI
 from pipeline.vae.scales import SCALES, Scale
 
 from .kit import dataset_of, plain_elbo, task, tiny_dataset, train_all
+from .sweeps import run_here, study_file
 
 F64 = torch.float64
 
@@ -134,17 +137,24 @@ def test_optimizers_are_torchs_own(name: str, dtype: torch.dtype, tolerance: flo
 def losses(scale: str, make: Callable[[VAE], torch.optim.Optimizer], factor: float) -> list[float]:
     """Losses of 200 steps of a VAE whose scale head starts `factor` times as large."""
     model = build_vae(
-        network="mlp", pixels=64, hidden=(32,), activation="relu", latent_dim=4, likelihood="binomial", levels=16
+        network="mlp",
+        pixels=64,
+        hidden=(32,),
+        activation="relu",
+        posterior="diagonal",
+        latent_dim=4,
+        likelihood="binomial",
+        levels=16,
     ).to(F64)
     initialise(model, 3)
-    for parameter in model.raw_scale.parameters():
+    for parameter in model.get_submodule("raw_scale").parameters():
         parameter.data *= factor
     optimizer, x = make(model), torch.tensor(digits()[:200], dtype=F64)
-    draw, history = torch.Generator().manual_seed(0), []
+    generator, history = torch.Generator().manual_seed(0), []
     for _ in range(200):
-        noise = torch.randn(len(x), 4, generator=draw, dtype=F64)
-        terms = elbo_terms(model, SCALES[scale].forward, x, noise, {})
-        loss = (terms.distortion + terms.rate.sum(-1)).mean()
+        noise = torch.randn(1, len(x), 4, generator=generator, dtype=F64)
+        draws = draw(model, SCALES[scale], x, noise, {})
+        loss = (draws.distortion() + draws.rate().sum(-1)).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -170,7 +180,10 @@ def adamw(model: VAE, head_rate: float = 1.0, head_epsilon: float = 1.0) -> torc
 
 def groups(model: VAE, rate: float, head_rate: float) -> list[dict[str, Any]]:
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("raw_scale")]
-    return [{"params": list(model.raw_scale.parameters()), "lr": rate * head_rate}, {"params": rest, "lr": rate}]
+    return [
+        {"params": list(model.get_submodule("raw_scale").parameters()), "lr": rate * head_rate},
+        {"params": rest, "lr": rate},
+    ]
 
 
 @pytest.mark.parametrize(("make", "head_rate"), [(sgd, 4.0), (adam, 2.0), (adamw, 2.0)], ids=["sgd", "adam", "adamw"])
@@ -195,16 +208,23 @@ def test_the_factor_is_two_not_four_under_adam() -> None:
 
 def test_beta_is_the_decoders_variance() -> None:
     """∇[D(s²) + βR] = β·∇[D(βs²) + R] for a fixed decoder variance s²."""
-    beta, x, noise = 4.0, torch.tensor(digits()[:50] / 16, dtype=F64), torch.randn(50, 4, dtype=F64)
+    beta, x, noise = 4.0, torch.tensor(digits()[:50] / 16, dtype=F64), torch.randn(1, 50, 4, dtype=F64)
     gradients = []
     for weight, variance in ((beta, 0.25), (1.0, beta * 0.25)):
         model = build_vae(
-            network="mlp", pixels=64, hidden=(32,), activation="tanh", latent_dim=4, likelihood="gaussian", levels=None
+            network="mlp",
+            pixels=64,
+            hidden=(32,),
+            activation="tanh",
+            posterior="diagonal",
+            latent_dim=4,
+            likelihood="gaussian",
+            levels=None,
         ).to(F64)
         initialise(model, 1)
         hyper = {"observation_std": torch.tensor(math.sqrt(variance), dtype=F64)}
-        terms = elbo_terms(model, SCALES["log_std"].forward, x, noise, hyper)
-        loss = terms.distortion.mean() + weight * terms.rate.sum(-1).mean()
+        draws = draw(model, SCALES["log_std"], x, noise, hyper)
+        loss = draws.distortion().mean() + weight * draws.rate().sum(-1).mean()
         gradients.append(torch.autograd.grad(loss * (beta / weight), list(model.parameters())))
     for left, right in zip(*gradients, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-11)
@@ -230,7 +250,14 @@ def ppca(x: Tensor, q: int) -> tuple[float, Tensor]:
 
 def linear_vae(q: int) -> VAE:
     model = build_vae(
-        network="mlp", pixels=64, hidden=(), activation="relu", latent_dim=q, likelihood="gaussian_learned", levels=None
+        network="mlp",
+        pixels=64,
+        hidden=(),
+        activation="relu",
+        posterior="diagonal",
+        latent_dim=q,
+        likelihood="gaussian_learned",
+        levels=None,
     ).to(F64)
     initialise(model, 0)
     return model
@@ -238,7 +265,7 @@ def linear_vae(q: int) -> VAE:
 
 def exact_elbo(model: VAE, scale: Scale, x: Tensor) -> Tensor:
     """Mean ELBO of a linear VAE without sampling: E‖x - Wz - d‖² has a closed form."""
-    posterior = make_posterior(scale.forward, *model.encode(x))
+    posterior = model.posterior(x, scale)
     weight: Tensor = model.decoder.get_submodule("0").weight  # type: ignore[assignment]
     log_std: Tensor = model.likelihood.log_std.squeeze()  # type: ignore[operator]
     square = ((x - model.decode(posterior.mean)) ** 2).sum(-1) + posterior.sigma**2 @ (weight**2).sum(0)
@@ -255,12 +282,22 @@ def test_the_closed_form_is_the_likelihood(q: int, known: float) -> None:
     assert best == pytest.approx(known, abs=1e-6)
 
 
-@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+SLOW = ("softplus_precision",)
+"""its raw output has to go far, at a step of 1e-2; selfcheck's O8 takes steps of log σ"""
+FAR_REACHING = {n: scale for n, scale in SCALES.items() if scale.reaches(1.0) and n not in ("fixed", *SLOW)}
+KEPT_SHORT = ("log_variance", "raw_std")
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [pytest.param(scale, marks=[] if name in KEPT_SHORT else pytest.mark.slow) for name, scale in FAR_REACHING.items()],
+    ids=FAR_REACHING,
+)
 def test_every_scale_reaches_the_maximum(scale: Scale) -> None:
     """Full batch, exact ELBO, Adam at 1e-2; σ does not depend on x, as at the optimum."""
     x, model = centred_digits(), linear_vae(10)
     best, _ = ppca(x, 10)
-    model.raw_scale.weight.requires_grad_(False).zero_()
+    model.get_submodule("raw_scale").weight.requires_grad_(False).zero_()  # type: ignore[operator]
     start_from(model, scale, 1.0)
     optimizer, gap = torch.optim.Adam(model.parameters(), lr=1e-2), math.inf
     for _ in range(1000):
@@ -272,6 +309,41 @@ def test_every_scale_reaches_the_maximum(scale: Scale) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert 0 <= gap < 0.01, "an ELBO cannot exceed the maximum, and should reach it"
+
+
+SAME_BITS = ("log_std", "log_variance", "log_precision")
+"""J is 1, 1/2 and -1/2: powers of two"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_matched_scales_train_to_the_same_bits(optimizer: str, dtype: str) -> None:
+    """O1 to O3 in the engine itself: as trials of one pack, weight decay and momentum included."""
+
+    def curves(protocol: str) -> list[str]:
+        tasks = [
+            task(
+                i,
+                seed=0,
+                scale=scale,
+                protocol=protocol,
+                initial_sigma=0.25,
+                optimizer=optimizer,
+                learning_rate=1e-4 if optimizer == "sgd" else 1e-2,
+                weight_decay=0.25,
+                momentum=0.5,
+                dtype=dtype,
+                epochs=4,
+            )
+            for i, scale in enumerate(SAME_BITS)
+        ]
+        outcomes = train_all(tasks, len(tasks))
+        assert all(outcomes[one.key].largest_pack == len(tasks) for one in tasks)
+        return [repr(outcomes[one.key].curves) for one in tasks]
+
+    assert len(set(curves("jacobian_matched"))) == 1
+    assert len(set(curves("as_shipped"))) == 3, "and only so"
+    assert len(set(curves("sigma0_matched"))) == 2, "a mirror image needs no more than a mirrored start"
 
 
 def gaps_of_the_engine(scales: tuple[str, ...], *, epochs: int, learning_rate: float) -> list[float]:
@@ -370,3 +442,18 @@ def test_the_pilot_study_is_reproduced() -> None:
     assert low < gain.mean() < high
     worse = ttest_rel(elbo["raw_std"][converged], elbo["log_variance"][converged], alternative="less")
     assert worse.pvalue < PILOT_ALPHA
+
+
+@pytest.mark.parametrize("protocol", ["jacobian_matched", "as_shipped"])
+def test_matched_scales_are_identical_arms_of_a_sweep(protocol: str, tmp_path: Path) -> None:
+    """A whole sweep, its searches tuned by TPE: log σ, log σ² and log 1/σ² differ in nothing once they are matched."""
+    file = study_file(
+        tmp_path,
+        train={"epochs": 3, "protocol": protocol},
+        scientific={"scale": list(SAME_BITS), "latent_dim": [3]},
+        compare={"baseline": {"scale": "log_std"}},
+    )
+    comparison = run_here(file, tmp_path / "work").comparison
+    same = {pair.verdict is Verdict.IDENTICAL for pair in comparison.pairs if pair.arm != pair.baseline}
+    values = {repr([one.values for one in arm.replicates]) for arm in comparison.arms}
+    assert (same, len(values)) == (({True}, 1) if protocol == "jacobian_matched" else ({False}, 3))

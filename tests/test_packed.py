@@ -31,13 +31,15 @@ from pipeline.packed.draws import batch_order
 from pipeline.packed.exactness import packs_exactly
 from pipeline.packed.optimizers import OPTIMIZERS
 from pipeline.packed.pack import Pack
+from pipeline.packed.stopping import stop_cause
 from pipeline.packed.structure import STRUCTURAL, structure_of
 from pipeline.packed.trainer import Trainer
 from pipeline.packed.tuning import WIDTHS
-from pipeline.records import State, TrialEnded, TrialKey, TrialOutcome, TrialTask, Value, WorkerUse
+from pipeline.records import State, Stopping, TrialEnded, TrialKey, TrialOutcome, TrialTask, Value, WorkerUse
 from pipeline.vae.likelihoods import LIKELIHOODS
-from pipeline.vae.model import Terms, build_vae, standard_normal_bank
-from pipeline.vae.objectives import OBJECTIVES, elbo
+from pipeline.vae.model import build_vae, standard_normal_bank
+from pipeline.vae.objectives import OBJECTIVES, Draws, Numbers, Objective
+from pipeline.vae.posterior import POSTERIORS
 from pipeline.vae.scales import SCALES, Scale
 
 from .kit import dataset_of, drive, hyperparameters, numbers, plain_elbo, task, tiny_dataset, train_all
@@ -54,10 +56,15 @@ def zoo(count: int, **structure: Value) -> list[TrialTask]:
     for i in range(count):
         own: dict[str, Any] = {
             "scale": scales[i % len(scales)],
-            "initial_sigma": None if i % 4 == 0 else 0.5 + 0.1 * (i % 7),
-            "objective": ("elbo", "beta")[i // 3 % 2],
+            "initial_sigma": None if i % 4 == 0 else 0.3 + 0.1 * (i % 7),
+            "objective": "beta",
+            "protocol": "as_shipped" if i % 4 == 0 else ("sigma0_matched", "jacobian_matched")[i // 4 % 2],
             "beta": (1.0, 4.0, 0.3)[i % 3],
             "beta_warmup_epochs": (0, 2, 5)[i // 2 % 3],
+            "beta_cycles": (0, 0, 2)[i // 3 % 3],
+            "free_bits": 0.1 * i,
+            "capacity": float(i),
+            "capacity_epochs": i % 3,
             "learning_rate": (1e-3, 3e-4, 1e-2, 2e-3)[i % 4],
             "weight_decay": (0.0, 1e-2)[i % 2],
             "momentum": (0.0, 0.9, 0.5)[i % 3],
@@ -124,6 +131,9 @@ STRUCTURES: dict[str, dict[str, Value]] = {
     "batch of one": {"batch_size": 1, "hidden": (9,)},
     **{f"optimizer {name}": {"optimizer": name, "learning_rate": 1e-3} for name in OPTIMIZERS},
     **{f"likelihood {name}": {"likelihood": name} for name in LIKELIHOODS},
+    **{f"posterior {name}": {"posterior": name} for name in POSTERIORS},
+    **{f"objective {name}": {"objective": name, "samples": 3} for name in OBJECTIVES},
+    "full covariance, importance-weighted": {"posterior": "full", "objective": "dreg", "samples": 2},
 }
 
 
@@ -258,6 +268,7 @@ def test_what_an_outcome_holds() -> None:
         pixels=35,
         hidden=(101,),
         activation="relu",
+        posterior="diagonal",
         latent_dim=5,
         likelihood="binomial",
         levels=16,
@@ -374,17 +385,31 @@ def test_thresholds_stop_in_their_epoch() -> None:
             assert "model.safetensors" not in outcome.files
 
 
+def test_patience_ends_after_the_same_epoch_alone_and_beside_others() -> None:
+    rules = [Stopping(patience_epochs=p, min_delta_nats=d) for p in (0, 1, 3) for d in (0.0, 0.5)]
+    tasks = [task(i, seed=0, epochs=12, learning_rate=0.05, stopping=rule) for i, rule in enumerate(rules)]
+    (full,) = train_all([task(0, epochs=12, learning_rate=0.05)], 1).values()
+    outcomes, ends = train_all(shuffled(tasks, 0), 4), set()
+    for one in tasks:
+        curve, epochs = full.curves["val/elbo"], outcomes[one.key].epochs
+        assert outcomes[one.key].curves["val/elbo"] == curve[:epochs]
+        assert epochs == next((e for e in range(1, 12) if stop_cause(one, curve[:e])), 12)
+        assert outcomes[one.key].state is (State.STOPPED if epochs < 12 else State.COMPLETE)
+        ends.add(epochs)
+    assert len(ends) > 1 and min(ends) < 12, "the trainings test nothing"
+
+
 # -------------------------------------------------------------------------------------------- blame
 
 
 @pytest.mark.parametrize(("place", "slots", "epochs"), [(0, 6, 0), (0, 4, 1), (2, 4, 0), (5, 6, 1), (3, 1, 1)])
 def test_only_the_trial_that_raises_fails(place: int, slots: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touchy(terms: Terms, *, beta: Tensor, warmup: Tensor) -> Tensor:
-        if ((beta == 13) & (warmup > 0.5)).any():
+    def touchy(draws: Draws, numbers: Numbers) -> Tensor:
+        if ((numbers["beta"] == 13) & (numbers["warmup"] > 0.5)).any():
             raise ValueError("thirteen")
-        return elbo(terms, beta=beta, warmup=warmup)
+        return OBJECTIVES["elbo"].loss(draws, numbers)
 
-    put(monkeypatch, OBJECTIVES, "touchy", touchy)
+    put(monkeypatch, OBJECTIVES, "touchy", Objective(formula="", source="", loss=touchy))
     betas = [13.0 if i == place else 1.0 for i in range(6)]
     tasks = [task(i, objective="touchy", beta=beta, beta_warmup_epochs=3 * epochs) for i, beta in enumerate(betas)]
     bad = tasks[place].key

@@ -24,7 +24,7 @@ from pipeline.comparison import Comparison
 from pipeline.launch import Where, open_ledger, run
 from pipeline.paths import WorkPaths
 from pipeline.records import Phase
-from pipeline.report import figures, page_answer
+from pipeline.report import drawing, figures, page_answer
 from pipeline.report.page import report_page
 from pipeline.report.page_parts import Answer, number, typeset
 from pipeline.report.panels import panels, spelled, styles, visible
@@ -132,6 +132,7 @@ class TestContent:
             "Sensitivity to what was tuned",
             "Learning curves",
             "Rate and distortion",
+            "What the models learned",
             "Posterior σ",
             "Spread and optimism",
             "Samples side by side",
@@ -165,9 +166,41 @@ class TestContent:
 
     def test_pictures_are_inside_and_described(self, outline: Outline) -> None:
         images = [found for tag, found in outline.attributes if tag == "img"]
-        assert len(images) == 2 * 4  # raw_variance has no converged repeat
+        assert len(images) == 3 * 4  # raw_variance has no converged repeat
         assert all((one["src"] or "").startswith("data:image/png;base64,") and one["alt"] for one in images)
-        assert outline.text.count("no converged repeat") == 2 * 2
+        assert outline.text.count("no converged repeat") == 3 * 2
+
+    def test_what_the_models_learned(self, swept: tuple[Results, WorkPaths]) -> None:
+        results, paths = swept
+        section = re.split(r"<section|</section>", report_page(*swept).split('id="learned"')[1])[0]
+        assert "importance-weighted bound lies" in section and "mutual information" in section
+        assert "Mutual information gap" not in section and ">MIG<" not in section
+        codes = {2: 0.25, 3: 0.5}
+
+        def with_a_gap(record: Any) -> Any:
+            if record.outcome is None or "test/elbo" not in record.outcome.metrics:
+                return record
+            size = results.arm(record.key.arm).values["latent_dim"]
+            assert isinstance(size, int)
+            gap = codes[size] + 0.01 * record.key.replicate
+            return replace(record, outcome=replace(record.outcome, metrics={**record.outcome.metrics, "test/mig": gap}))
+
+        page = report_page(having(results, [with_a_gap(record) for record in results.records]), paths)
+        figure = json.loads(Outline(page).scripts["learned-latent_dim-0-data"])
+        assert figure["layout"]["yaxis"]["title"]["text"] == "test/mig"
+        lines = [trace for trace in figure["data"] if trace["mode"] == "lines+markers"]
+        points = [trace for trace in figure["data"] if trace["mode"] == "markers"]
+        assert {line["name"] for line in lines} == {"scale=log_variance", "scale=log_std"}
+        assert [round(y, 9) for y in lines[0]["y"]] == [0.255, 0.505] and lines[0]["error_y"]["array"][0] > 0
+        assert [round(y, 9) for y in points[0]["y"]] == [0.25, 0.26, 0.5, 0.51]
+        assert "mutual information gap goes from 0.26 (" in page
+
+    def test_the_terminal_prints_them_when_asked(self, swept: tuple[Results, WorkPaths]) -> None:
+        words = ("compare", "small", "--workdir", swept[1].workdir)
+        plain, asked = vae_sweep_here(*words), vae_sweep_here(*words, "--metrics")
+        assert plain[0] == asked[0] == 0 and asked[1].startswith(plain[1])
+        assert "total" in asked[1][len(plain[1]) :] and "Fréchet (PCA)" in asked[1] and "Fréchet (PCA)" not in plain[1]
+        assert vae_sweep_here(*words, "--metrics", "--against", "small")[0] == 2
 
     def test_how_to_reproduce(self, swept: tuple[Results, WorkPaths], outline: Outline) -> None:
         results = swept[0]
@@ -189,7 +222,7 @@ class TestContent:
         results = replace(swept[0], sweep=replace(swept[0].sweep, reproducible=False))
         text = Outline(report_page(results, WorkPaths.at(tmp_path), analyse(swept[0]))).text
         assert text.index("Not reproducible") < text.index("Which is best?") and "byte for byte" not in text
-        assert text.count("the file is missing") == 2 * 4 and "no histogram of σ" in text
+        assert text.count("the file is missing") == 3 * 4 and "no histogram of σ" in text
 
 
 class TestSafety:
@@ -214,7 +247,7 @@ class TestSafety:
     def test_only_our_two_scripts_may_run(self, outline: Outline) -> None:
         policy = next(found["content"] or "" for _, found in outline.attributes if "http-equiv" in found)
         plotly = gzip.decompress(base64.b64decode(outline.scripts["plotly"])).decode()
-        assert plotly == figures.plotly_source()
+        assert plotly == drawing.plotly_source()
         digests = {base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
                    for code in (plotly, outline.scripts["main"])}  # fmt: skip
         assert set(re.findall(r"'sha256-([^']+)'", policy)) == digests
@@ -263,8 +296,10 @@ class TestDelivery:
         monkeypatch.setattr("pipeline.report.page.report_page", lambda *_: page)  # one that is made takes seconds
         assert vae_sweep_here("compare", "small", "--html", "-", *workdir)[1] == page
         (tmp_path / "file").touch()
-        code, _, err = vae_sweep_here("compare", "small", "--html", tmp_path / "file" / "report.html", *workdir)
-        assert code == 2 and "--html must name a file that can be written" in err
+        code, out, err = vae_sweep_here("compare", "small", "--html", tmp_path / "file" / "report.html", *workdir)
+        assert code == 2 and not out and "--html must name a file that can be written" in err
+        code, out, err = vae_sweep_here("compare", "small", "--html", "", *workdir)
+        assert code == 2 and not out and "it is a folder" in err
 
 
 def matters(table: Table, **options: Any) -> Answer:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.comparison import Comparison, Verdict, compare
-from pipeline.config import ChoiceDomain, Domain, FloatDomain
 from pipeline.errors import UserError, VaeSweepError
 from pipeline.picking import OBJECTIVES, RULES, Pick, choose, parse_where, pick, shortlist, where_text
 from pipeline.picking.certainty import head_to_head
 from pipeline.picking.robust import RADIUS, worst_decile
 from pipeline.records import Params, Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
 from pipeline.space import Arm
+from pipeline.study_file.values import ChoiceDomain, Domain, FloatDomain
 
 ARMS = (Arm("a", {"scale": "log_variance"}), Arm("b", {"scale": "log_std"}))
 

@@ -6,6 +6,7 @@ The ledger's own tests (test_ledger.py) run on both databases.
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 import threading
@@ -87,7 +88,8 @@ def test_readers_never_fail_and_never_see_half_a_row(url: str, tmp_path: Path) -
     with Ledger.open(url) as ledger:
         sweep = ledger.sweep("small")
         assert sweep is not None
-        ledger.create_sweep(name="copy", study=sweep.study, study_hash=sweep.study_hash, created_at=time.time())
+        copied = json.dumps({**json.loads(sweep.study), "name": "copy"})
+        ledger.create_sweep(name="copy", study=copied, study_hash=sweep.study_hash, created_at=time.time())
         command = [sys.executable, "-W", "error", "-c", READER, url]
         readers = [
             subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -38,11 +38,12 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("head")
-    (dashboard, client), log = free_ports(2), folder / "log"
+    (dashboard, client, agent), log = free_ports(3), folder / "log"
     temporary = tempfile.mkdtemp(prefix="vs")  # the paths of Ray's sockets must be short
     command = [Path(sys.executable).parent / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
     command += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}"]
     command += ["--object-store-memory=100000000", f"--ray-client-server-port={client}"]
+    command += [f"--dashboard-agent-listen-port={agent}"]  # by default one port for all clusters of a machine
     environment = {**os.environ, **TOKEN, "VAE_SWEEP_WORKDIR": str(folder / "sweeps"), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "2"
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.comparison import Verdict, compare_sweeps, to_json
+from pipeline.comparison import FurtherMetric, Verdict, compare_sweeps, to_json
 from pipeline.comparison.coverage_table import BOOTSTRAP, COUNTS, STUDENT
+from pipeline.report.further import MEASURES, NUMBERS_OF
 
 from .docs import ROOT
 from .test_against import side
@@ -29,7 +31,12 @@ def documented(heading: str) -> set[str]:
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     study = study_of(tmp_path_factory.mktemp("study"), momentum=[0.0, 0.5], streams="common")
-    printed: dict[str, Any] = json.loads(to_json(simulated(study, 0)))
+    found = simulated(study, 0)
+    first, *others = found.arms
+    assert first.estimate is not None
+    told = replace(first, further={"test/mig": FurtherMetric(first.estimate, (0.5, None))})
+    printed: dict[str, Any] = json.loads(to_json(replace(found, arms=(told, *others))))
+    assert all("further" not in arm for arm in printed["arms"][1:])
     return printed
 
 
@@ -40,6 +47,7 @@ def test_every_key_is_documented_and_no_other(comparison: dict[str, Any], tmp_pa
         "Comparison": comparison,
         "Arm": arm,
         "Replicate": arm["replicates"][0],
+        "FurtherMetric": arm["further"]["test/mig"],
         "Estimate": arm["estimate"],
         "Pair": pair,
         "Probability": pair["probability"],
@@ -49,6 +57,12 @@ def test_every_key_is_documented_and_no_other(comparison: dict[str, Any], tmp_pa
         assert documented(heading) == set(record), heading
     assert f"## JSON, version {comparison['version']}\n" in PAGE and against["version"] == comparison["version"]
     assert all(f"`{verdict}`" in PAGE for verdict in Verdict)
+
+
+def test_every_further_metric_is_explained() -> None:
+    section = PAGE.split("\n## Further metrics\n", 1)[1].split("\n#", 1)[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([a-z_/]+)`", row)} == MEASURES.keys() | NUMBERS_OF.keys()
 
 
 @pytest.mark.parametrize(("table", "last"), [(STUDENT, 50), (BOOTSTRAP, 100)])

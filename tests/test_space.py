@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import (
-    HYPERPARAMETERS,
-    DataSection,
-    ModelSection,
-    Study,
-    TrainSection,
-    load_study,
-    resolved,
-    study_differences,
-    study_hash,
-)
+from pipeline.config import HYPERPARAMETERS, DataSection, ModelSection, Study, TrainSection, load_study, resolved
 from pipeline.packed.structure import STRUCTURAL, Structure, structure_of
 from pipeline.records import Phase, Value
 from pipeline.space import (
@@ -31,6 +21,7 @@ from pipeline.space import (
     trial_counts,
     trial_seed,
 )
+from pipeline.study_file.identity import study_differences, study_hash
 
 HEAD = "version: 1\nname: s\ndata: {name: digits}\n"
 
@@ -134,12 +125,15 @@ def test_counts_of_a_whole_sweep(two_factors: Study, tmp_path: Path) -> None:
         ("sampler: random, trials: 16", 16),
         ("sampler: qmc, trials: 16", 16),
         ("sampler: random, trials: 16, startup: 3, lag: 5, pruner: median", 5),
+        ("sampler: random, trials: 16, startup: 3, lag: 5, pruner: patient", 16),
+        ("sampler: gp, trials: 16, startup: 6, lag: 4, pruner: patient", 6),
+        ("sampler: cmaes, trials: 16, startup: 3, lag: 4", 4),
         ("sampler: grid", 50),
     ],
 )
 def test_in_flight_limit_counts_all_searches(search: str, per_search: int, tmp_path: Path) -> None:
     text = f"nuisance: {{epochs: {{low: 1, high: 50}}}}\nsearch: {{replicates: 2, {search}}}\n"
-    if "median" in search:
+    if "pruner" in search:
         text = text.replace("epochs", "beta_warmup_epochs")
     limit = in_flight_limit(study(tmp_path, text + "confirm: {candidates: 1}\n"))
     assert limit == 2 * per_search

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,26 @@ def test_ray_gives_the_same_table(plain: Results, tmp_path: Path) -> None:
     assert json_of(results) == json_of(plain)
 
 
+def test_ray_that_does_not_start_in_time_is_one_error(tmp_path: Path) -> None:
+    """As on an overloaded machine; what Ray raises then is a bare Exception."""
+    words = ["vae-sweep", "run", str(study_file(tmp_path)), "--workdir", str(tmp_path / "work"), "--mlflow", "none"]
+    code = f"""if True:
+        import sys
+        from pipeline.execution.environment import prepare_ray
+        prepare_ray(None)
+        import ray
+        def late(**_):
+            raise Exception("The current node timed out during startup.")
+        ray.init, sys.argv = late, {words}
+        from pipeline.cli import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "No Ray cluster could be used on this machine: The current node timed out" in done.stderr
+    assert "try again" in done.stderr and "--address" not in done.stderr
+
+
 @pytest.mark.slow
 def test_ray_survives_kill_9_of_driver_and_worker(tmp_path: Path) -> None:
     longer = {"train": {"epochs": 60}, "search": {"trials": 8, "startup": 4}}
@@ -238,3 +259,31 @@ def a_training_actor(driver: int) -> int:
     found = [int(pid) for pid, _, args in rows if args.startswith("ray::TrainerActor") and below(int(pid))]
     assert found, "no training actor below the driver"
     return found[0]
+
+
+@pytest.mark.slow
+def test_ray_gives_up_a_stopped_worker_and_sigterm_keeps_what_the_other_trained(tmp_path: Path) -> None:
+    longer = {"train": {"epochs": 400}, "search": {"trials": 2, "startup": 2, "replicates": 1}}
+    expected = run_here(study_file(tmp_path, **longer), tmp_path / "undisturbed", slots=16)
+    file, workdir, log = study_file(tmp_path, **longer), tmp_path / "work", tmp_path / "log"
+    words = ("--mlflow", "none", "--workers", "2", "--slots", "3", "--worker-timeout", "10")
+    process = vae_sweep_started("run", file, "--workdir", workdir, *words, log=log)
+    try:
+        wait_for(lambda: all(f"worker ray-{n} on" in log.read_text() for n in range(2)), process)
+        wait_for(lambda: any(r.state is State.RUNNING for r in records(workdir)), process)
+        victim = a_training_actor(process.pid)
+        os.kill(victim, signal.SIGSTOP)
+        wait_for(lambda: "no sign of life for 1" in log.read_text(), process)
+        wait_for(lambda: "worker ray-2 on" in log.read_text(), process)
+        wait_for(lambda: not Path(f"/proc/{victim}").exists(), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 3, log.read_text()
+    finally:
+        process.kill()
+    left = [record for record in read(workdir).records if record.state not in ENDED]
+    assert left and {record.state for record in left} == {State.WAITING}
+    assert list(workdir.glob("small/trials/**/checkpoint-*"))
+    results = run_here(file, workdir, slots=16)
+    assert logged(results) == logged(expected)
+    assert json_of(results) == json_of(expected)
+    assert not list(workdir.glob("small/trials/**/checkpoint-*"))

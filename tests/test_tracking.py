@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from pipeline.tracking.base import DatasetInfo, MetricPoint, RecordedRun, RunRec
 from pipeline.tracking.mlflow_tracker import MlflowTracker, _masked, target_of
 from pipeline.tracking.null_tracker import NullTracker
 
-from .kit import free_ports
+from .servers import MlflowServer
 
 T0 = 1_700_000_000_000
 _names = iter(range(10**6))
@@ -36,19 +34,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowTracker:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """Address and process group of a real tracking server."""
-    folder = tmp_path_factory.mktemp("server")
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _await_health(f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    try:
+        yield server.url, server.pid
+    finally:
+        server.kill()
 
 
 @pytest.fixture(params=["null", "store", pytest.param("server", marks=pytest.mark.slow)])
@@ -384,6 +374,37 @@ class TestMlflow:
                 MlflowTracker.connect(f"sqlite:///{path}")
             assert time.monotonic() - began < 3
 
+    @pytest.mark.slow
+    def test_killed_while_it_is_made_it_is_made_anew(self, tmp_path: Path) -> None:
+        code = "import sys\nfrom pipeline.tracking.mlflow_tracker import MlflowTracker as T\nT.connect(sys.argv[1])\n"
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        for delay_seconds in (0.0, 0.3, 0.8):
+            process = subprocess.Popen([sys.executable, "-c", code, uri], env=environment)
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob(".mlflow.db.*/*")):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(delay_seconds)
+            process.kill()
+            process.wait()
+            assert not (tmp_path / "mlflow.db").exists(), "killed too late"
+        assert MlflowTracker.connect(uri).recorded(SweepRun("x", "x", "", "", T0)) == ()
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk of its own needs root")
+    def test_on_a_full_disk_nothing_half_made_is_left(self, tmp_path: Path) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", tmp_path], check=True)
+        try:
+            uri = f"sqlite:///{tmp_path}/mlflow.db"
+            with pytest.raises(TrackerError, match="Check the path and the disk"):
+                MlflowTracker.connect(uri)
+            assert not list(tmp_path.iterdir())
+            subprocess.run(["mount", "-o", "remount,size=20m", tmp_path], check=True)
+            assert MlflowTracker.connect(uri).recorded(SweepRun("x", "x", "", "", T0)) == ()
+        finally:
+            subprocess.run(["umount", "-l", tmp_path], check=True)
+
     def test_the_old_file_store_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(TrackerError, match="MLFLOW_TRACKING_URI"):
             MlflowTracker.connect((tmp_path / "mlruns").as_uri()).recorded(SweepRun("x", "x", "", "", T0))
@@ -445,14 +466,3 @@ def test_a_server_that_answers_too_late(
     history = tracker._client.get_metric_history(found.run_id, "val/elbo")
     assert [m.value for m in history] == [p.value for p in run.metrics if p.key == "val/elbo"]
     assert threading.active_count() == threads
-
-
-def _await_health(url: str, patience_seconds: float = 120) -> None:
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.3)

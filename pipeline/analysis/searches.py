@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..comparison import metric_value
 from ..records import ENDED, Phase, State, TrialRecord
+from ..search.pruners import PRUNERS
 from .shapes import SearchPoint
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SearchTrial:
     diverged: bool
     epochs: int
     independent: bool
-    """drawn at random and under no stopping rule: nothing it did depends on another trial"""
+    """drawn at random and under no stopping rule that looks at others: nothing it did depends on another trial"""
 
 
 def drawn_at_random(search: SearchSection, number: int) -> bool:
@@ -53,13 +54,14 @@ def _trial(record: TrialRecord, search: SearchSection) -> SearchTrial:
     key, value = record.key, metric_value(record, search.metric)
     at_random = drawn_at_random(search, key.number)
     completed = record.state is State.COMPLETE and value is not None
+    alone = not PRUNERS[search.pruner].looks_at_others
     return SearchTrial(
         point=SearchPoint(key.arm, key.replicate, key.number, dict(record.params), value, at_random),
         best_value=value if completed and value is not None else -math.inf,
         completed=completed,
         diverged=record.state is State.DIVERGED,
         epochs=record.outcome.epochs if record.outcome else 0,
-        independent=at_random and all(threshold is None for threshold in record.thresholds),
+        independent=at_random and (alone or all(threshold is None for threshold in record.thresholds)),
     )
 
 

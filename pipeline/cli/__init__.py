@@ -12,10 +12,11 @@ from rich.console import Console
 
 from ..errors import VaeSweepError
 from ..execution.environment import CLIENT_VERSION
-from . import choosing, launching, reading, removing
+
+from . import launching, reading, choosing, removing, doctoring  # isort: skip  # the order of verbs in --help
 from .common import app, escaped
 
-__all__ = ["app", "choosing", "launching", "main", "reading", "removing"]
+__all__ = ["app", "choosing", "doctoring", "launching", "main", "reading", "removing"]
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from .common import (
     AsJson,
     Mlflow,
     Name,
+    OwnCode,
     Workdir,
     app,
     command,
@@ -25,6 +26,7 @@ from .common import (
     make_where,
     open_results,
     workdir_words,
+    write_file,
 )
 
 if TYPE_CHECKING:
@@ -59,13 +61,13 @@ def best(
     register: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Register its weights in MLflow, alias `champion`.")
     ] = None,
+    code: OwnCode = None,
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
     as_json: AsJson = False,
     address: Address = None,
 ) -> None:
     """The configuration to take, why, what taking it gives up, how sure that is, and what to run now."""
-    from ..paths import write_atomically
     from ..report.views import best_facts, best_view
     from ..results import export_yaml, single_study
 
@@ -78,8 +80,8 @@ def best(
         sys.stdout.write(text)
         return
     if export is not None:
-        write_atomically(export, text.encode())
-    version = None if register is None else _registered(results, pick, workdir, mlflow, register)
+        write_file("--export", export, text.encode())
+    version = None if register is None else _registered(results, pick, workdir, mlflow, register, code)
     if as_json:
         facts = best_facts(results, pick)
         if version is not None:
@@ -95,12 +97,14 @@ def best(
         _say_registered(console, version, [*workdir_words(workdir), *(["--mlflow", mlflow] if mlflow else [])])
 
 
-def _registered(results: Results, pick: Pick, workdir: Path, mlflow: str | None, name: str) -> RegisteredVersion:
+def _registered(
+    results: Results, pick: Pick, workdir: Path, mlflow: str | None, name: str, code: Path | None
+) -> RegisteredVersion:
     from ..execution.environment import prepare_process
     from ..models import register
 
     prepare_process()
-    return register(results, results.record(str(pick.trial)), make_where(workdir, tracking=mlflow), name)
+    return register(results, results.record(str(pick.trial)), make_where(workdir, tracking=mlflow), name, code)
 
 
 def _say_registered(console: Console, version: RegisteredVersion, place: list[object]) -> None:
@@ -167,6 +171,7 @@ def sample(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Draw anew; without it from the fixed bank that all runs show.")
     ] = None,
+    code: OwnCode = None,
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
 ) -> None:
@@ -175,8 +180,7 @@ def sample(
         raise UserError(f"--out must be a .png file, but got {out}.")
     from ..execution.environment import prepare_process
     from ..models import open_model
-    from ..paths import write_atomically
 
     prepare_process()
-    write_atomically(out, open_model(model, make_where(workdir, tracking=mlflow)).picture(count, seed))
+    write_file("--out", out, open_model(model, make_where(workdir, tracking=mlflow), code).picture(count, seed))
     make_console().print(f"{count} samples written to {escaped(str(out))}")

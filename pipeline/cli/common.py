@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from ..errors import UserError
 from ..execution.environment import SUBMITTED_TO
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Mlflow = Annotated[
     str | None,
     typer.Option(
-        metavar="URI|none", help="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else the embedded store."
+        metavar="URI|none",
+        help="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else the embedded store.",
+        callback=lambda uri: refuse_login("--mlflow", uri, MLFLOW_LOGIN),
     ),
 ]
 Workers = Annotated[
@@ -51,6 +55,15 @@ AllowMixed = Annotated[bool, typer.Option(help="Accept workers with another nume
 Extend = Annotated[
     bool, typer.Option("--extend", help="Let a sweep that is there ask for more: arms, trials, replicates, repeats.")
 ]
+Hours = Annotated[
+    float | None, typer.Option(min=0.0, metavar="H", help="Stop cleanly after so long; the same command goes on.")
+]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=1.0, metavar="S", help="How often the state of a trial in training is kept.")
+]
+WorkerTimeout = Annotated[
+    float, typer.Option(min=10.0, metavar="S", help="Give up a Ray worker without a sign of life for so long.")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -65,6 +78,11 @@ ClusterAddress = Annotated[
     typer.Option(
         "--address", metavar="URL", envvar="VAE_SWEEP_ADDRESS", help="Of a Ray head's dashboard: http://HEAD:8265."
     ),
+]
+MLFLOW_LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or all of it in MLFLOW_TRACKING_URI"
+OwnCode = Annotated[
+    Path | None,
+    typer.Option("--code", metavar="DIR", help="Folder of your own code, where the sweep or model names some."),
 ]
 SWEEPS = Path("sweeps")
 DEVICES = ("auto", "cpu", "cuda")
@@ -105,6 +123,27 @@ def open_results(name: str, workdir: Path) -> Iterator[Results]:
         yield load_results(ledger, name)
 
 
+def refuse_login(option: str, uri: str | None, remedy: str) -> str | None:
+    """`uri` as it came. Raises UserError where it holds a login: every user of a machine can read command lines."""
+    if uri is not None and re.search(r"//[^/@\s]*:[^/\s]*@|[?&][^=&]*pass[^=&]*=", uri):
+        raise UserError(
+            f"{option} must not hold a password, since every user of this machine can read command lines, but one "
+            f"came. Put it into the environment: {remedy}."
+        )
+    return uri
+
+
+def write_file(option: str, file: Path, content: bytes) -> None:
+    """Writes what an option asked for, whole or not at all. Raises UserError where that cannot be."""
+    from ..paths import write_atomically
+
+    try:
+        write_atomically(file, content)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error) if file.name else "it is a folder"
+        raise UserError(f"{option} must name a file that can be written, but {str(file)!r}: {why}.") from error
+
+
 def run_on_cluster(context: typer.Context, address: str | None) -> None:
     """Runs the verb as it was typed on the cluster at `address`, and ends with its exit code."""
     if address is None or context.resilient_parsing:
@@ -116,6 +155,10 @@ def run_on_cluster(context: typer.Context, address: str | None) -> None:
         if word.split("=")[0] == "--address":
             del words[at : at + 1 + ("=" not in word)]
             break
+    for word in words:  # they go into the job's command, which the cluster's dashboard shows
+        refuse_login(
+            "A command for a cluster", word, "on the cluster, where PGPASSFILE and MLFLOW_TRACKING_PASSWORD are"
+        )
     raise typer.Exit(run_there(jobs_at(address), words))
 
 

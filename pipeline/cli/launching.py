@@ -18,19 +18,24 @@ from .common import (
     SWEEPS,
     AllowMixed,
     AsJson,
+    CheckpointSeconds,
     ClusterAddress,
     Device,
     Extend,
+    Hours,
     MaxWorkers,
     Mlflow,
+    OwnCode,
     Sets,
     Slots,
     StudyFile,
     Workdir,
     Workers,
     WorkersPerGpu,
+    WorkerTimeout,
     app,
     command,
+    escaped,
     make_console,
     make_where,
     open_results,
@@ -44,7 +49,11 @@ if TYPE_CHECKING:
 
 @app.command()
 def plan(
-    file: StudyFile, set_: Sets = None, workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1
+    file: StudyFile,
+    set_: Sets = None,
+    workers: Annotated[
+        int, typer.Option(min=1, show_default="one a CPU core", help="Workers that the estimates are for.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Check a study file and say what it would do; starts nothing."""
     from ..config import load_study
@@ -70,6 +79,9 @@ def run(
     mlflow: Mlflow = None,
     allow_mixed: AllowMixed = False,
     extend: Extend = False,
+    hours: Hours = None,
+    checkpoint_seconds: CheckpointSeconds = 60.0,
+    worker_timeout: WorkerTimeout = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
@@ -90,6 +102,9 @@ def run(
         address=address,
         tracking=mlflow,
         allow_mixed=allow_mixed,
+        hours=hours,
+        checkpoint_seconds=checkpoint_seconds,
+        silence_seconds=worker_timeout,
     )
     console = make_console()
     report = launch.run(file, set_ or [], where, make_progress(console, quiet), extend=extend)
@@ -124,7 +139,7 @@ def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> 
     print_comparison(console, results)
     console.print()
     if report.undelivered:
-        why = f" ({report.lost_delivery})" if report.lost_delivery else ""
+        why = f" ({escaped(report.lost_delivery)})" if report.lost_delivery else ""
         console.print(f"{report.undelivered} trials are not in MLflow yet{why}: {command('sync', name, *place)}")
     if report.undelivered is not None and SUBMITTED_TO not in os.environ:
         console.print(f"browse the runs:      [bold]{command('ui', *place)}[/]")
@@ -158,6 +173,9 @@ def submit(
     mlflow: Mlflow = None,
     allow_mixed: AllowMixed = False,
     extend: Extend = False,
+    hours: Hours = None,
+    checkpoint_seconds: CheckpointSeconds = 60.0,
+    worker_timeout: WorkerTimeout = 60.0,
     include: Annotated[
         list[Path] | None, typer.Option(metavar="PATH", help="Module or folder of yours that the study uses.")
     ] = None,
@@ -179,6 +197,8 @@ def submit(
     options += ["--mlflow", mlflow] if mlflow else []
     options += ["--allow-mixed"] if allow_mixed else []
     options += ["--extend"] if extend else []
+    options += ["--hours", hours] if hours else []
+    options += ["--checkpoint-seconds", checkpoint_seconds, "--worker-timeout", worker_timeout]
     jobs = remote.jobs_at(address)
     sent = remote.submit(
         file, set_ or [], jobs, options=options, include=include or [], runtime_env=runtime_env, workdir=workdir
@@ -203,12 +223,14 @@ def train(
     trial: Annotated[str | None, typer.Option(metavar="NAME/TRIAL", help="A trial of a sweep, again.")] = None,
     set_: Sets = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where pictures, weights and result.json go.")] = None,
+    code: OwnCode = None,
     workdir: Workdir = SWEEPS,
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration: the engine and the numbers of a sweep."""
     from .. import launch
     from ..config import load_study
+    from ..execution.environment import prepare_process
     from ..models import save_card
     from ..report.views import outcome_facts, outcome_view
     from ..results import trial_of
@@ -228,6 +250,8 @@ def train(
                 some = f"; such as {name}/{results.records[0].key}" if results.records else ""
                 raise UserError(f"--trial takes NAME/TRIAL, but got {trial!r}: which trial of {name}?{some}.")
             record = results.record(key)
+            results.admit_code(code)
+        prepare_process()  # own code may compute as soon as it is imported
         outcome, study, values = launch.train_again(results, record), results.study, results.hyperparameters(record)
         folder = Path(f"{name}-{str(record.key).replace('/', '-')}")
         same = launch.same_numbers(outcome, record)

@@ -25,7 +25,9 @@ from .common import (
     make_where,
     open_results,
     print_comparison,
+    refuse_login,
     workdir_words,
+    write_file,
 )
 
 if TYPE_CHECKING:
@@ -35,16 +37,16 @@ if TYPE_CHECKING:
 @app.command("list")
 def list_(workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
     """The sweeps of a working directory."""
-    from ..config import study_of
     from ..launch import open_ledger
     from ..records import ENDED
     from ..report.tables import SweepLine, list_table
+    from ..results import asked
     from ..space import trial_counts
 
     with open_ledger(make_where(workdir)) as ledger:
         lines = []
         for sweep in ledger.sweeps():
-            study = study_of(json.loads(sweep.study))
+            _, study = asked(sweep)
             done = sum(n for (_, _, state), n in ledger.counts(sweep.name).items() if state in ENDED)
             total = trial_counts(study).total
             lines.append(SweepLine(sweep.name, _standing(ledger, sweep), sweep.created_at, done, total, study.question))
@@ -96,7 +98,8 @@ def show(
     if as_json:
         print(json.dumps(trial_facts(results, record), sort_keys=True))
         return
-    alone = command("train", "--trial", f"{name}/{record.key}", *workdir_words(workdir))
+    own = ["--code", "FOLDER"] if results.own_code else []
+    alone = command("train", "--trial", f"{name}/{record.key}", *own, *workdir_words(workdir))
     label = results.arm(record.key.arm).label
     console = make_console()
     console.print(trial_view(record, label=label, hyperparameters=results.hyperparameters(record), command=alone))
@@ -132,6 +135,7 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report page too; - prints that only.")
     ] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Also what else was measured on test images.")] = False,
     workdir: Workdir = SWEEPS,
     as_json: AsJson = False,
     address: Address = None,
@@ -139,8 +143,8 @@ def compare(
     """The comparison of all arms; provisional while the sweep runs."""
     from ..comparison import to_json
 
-    if against is not None and (all_pairs or html):
-        raise UserError("compare takes --against OTHER without --all-pairs and --html: run it twice.")
+    if against is not None and (all_pairs or html or metrics):
+        raise UserError("compare takes --against OTHER without --all-pairs, --html and --metrics: run it twice.")
     with open_results(name, workdir) as results:
         if against is not None:
             _compare_with(results, against, workdir, as_json)
@@ -150,6 +154,8 @@ def compare(
     if html == Path("-"):
         sys.stdout.write(page)
         return
+    if html is not None:  # before anything is printed: it may not be possible
+        write_file("--html", html, page.encode())
     if as_json:
         sys.stdout.write(to_json(found))
     else:
@@ -159,8 +165,10 @@ def compare(
             from ..report.comparison import pairs_table
 
             console.print(pairs_table(found, console.width))
-    if html is not None:
-        _write_page(html, page, quiet=as_json)
+        if metrics:
+            _print_further(console, found)
+    if html is not None and not as_json:
+        make_console().print(f"\nreport: {escaped(str(html.resolve()))}", soft_wrap=True)
 
 
 def _compare_with(results: Any, other: str, workdir: Path, as_json: bool) -> None:
@@ -178,6 +186,17 @@ def _compare_with(results: Any, other: str, workdir: Path, as_json: bool) -> Non
     console.print(verdict_text(found))
 
 
+def _print_further(console: Any, comparison: Any) -> None:
+    from ..report.further import further_text
+
+    tables = further_text(comparison)
+    for table in tables:
+        console.print()
+        console.print(table)
+    if not tables:
+        console.print("\nThe repeats have recorded no further test metrics.")
+
+
 def _page(results: Results, workdir: Path) -> str:
     from ..paths import WorkPaths
     from ..report.page import report_page
@@ -185,22 +204,11 @@ def _page(results: Results, workdir: Path) -> str:
     return report_page(results, WorkPaths.at(workdir))
 
 
-def _write_page(file: Path, page: str, *, quiet: bool) -> None:
-    from ..paths import write_atomically
-
-    try:
-        write_atomically(file, page.encode())
-    except OSError as error:
-        raise UserError(f"--html must name a file that can be written, but {str(file)!r}: {error.strerror}.") from error
-    if not quiet:
-        make_console().print(f"\nreport: {escaped(str(file.resolve()))}", soft_wrap=True)
-
-
 @app.command()
 def ui(
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens, on 127.0.0.1.")] = 5000,
 ) -> None:
     """The MLflow UI on this store, for this machine only."""
     from ..browse import serve
@@ -213,7 +221,14 @@ def sync(
     name: Name,
     check: Annotated[bool, typer.Option("--check", help="Print differences only; exit 1 if there are any.")] = False,
     follow: Annotated[bool, typer.Option(help="Go on until the sweep has ended and all is delivered.")] = False,
-    optuna: Annotated[str | None, typer.Option(metavar="URL", help="Copy the searches to an Optuna storage.")] = None,
+    optuna: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Copy the searches to an Optuna storage.",
+            callback=lambda url: refuse_login("--optuna", url, "PGPASSWORD, or a file that PGPASSFILE names"),
+        ),
+    ] = None,
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
     address: Address = None,

@@ -1,7 +1,7 @@
 """What a sweep's repeats say about its arms.
 
-intervals.py has the statistics and coverage.py how far they can be relied on; arms.py and verdicts.py make the
-comparison of a sweep, against.py that of two sweeps; results.py is what they find.
+intervals.py has the statistics and coverage.py how far they can be relied on; arms.py, further.py and verdicts.py make
+the comparison of a sweep, against.py that of two sweeps; results.py is what they find.
 """
 
 from .against import Against, Side, compare_sweeps
@@ -16,7 +16,7 @@ from .intervals import (
     detectable_difference,
     estimate,
 )
-from .results import ArmResult, Basis, Comparison, Pair, ReplicateResult, Verdict, to_json
+from .results import ArmResult, Basis, Comparison, FurtherMetric, Pair, ReplicateResult, Verdict, to_json
 from .verdicts import compare
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Basis",
     "Comparison",
     "Estimate",
+    "FurtherMetric",
     "Pair",
     "Probability",
     "ReplicateResult",

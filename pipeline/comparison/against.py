@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import study_differences
 from ..errors import UserError
 from ..records import canonical_json
+from ..study_file.identity import study_differences
 from .results import ArmResult, Comparison, Pair, Verdict
 from .verdicts import Judge
 
@@ -71,7 +71,7 @@ def compare_sweeps(one: Side, other: Side) -> Against:
             f"Two sweeps are compared arm by arm, but no arm of {one.name} has the values of one of {other.name}: "
             f"{_labels(one)} there and {_labels(other)} here. Compare sweeps that share scientific values."
         )
-    discrete = one.study["data"]["kind"] != "real"
+    discrete = one.study["data"]["kind"] != "real" or "bins" in one.study["data"]
     paired = one.study["seed"] == other.study["seed"] and {one.comparison.streams, other.comparison.streams} == {
         "common"
     }
@@ -141,7 +141,7 @@ def _same_data(one: Side, other: Side) -> None:
     ours, theirs = one.study["data"], other.study["data"]
     if ours["sha256"] == theirs["sha256"]:
         return
-    facts = ("name", "form", "levels", "split", "split_seed", "images")
+    facts = ("name", "form", "levels", "side", "take", "split", "split_seed", "images")
     told = [
         f"data.{fact} {theirs.get(fact)} -> {ours.get(fact)}" for fact in facts if ours.get(fact) != theirs.get(fact)
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..records import ENDED, Phase, State, TrialRecord, derive_seed
+from .further import further_metrics
 from .intervals import estimate
 from .results import ArmResult, Basis, ReplicateResult
 
@@ -35,6 +36,7 @@ def arm_result(
     alpha: float,
     pixels: int | None,
     likelihood: str | None,
+    bins: int | None = None,
 ) -> ArmResult:
     """One arm over all its replicates. `records`: the arm's, in key order; the rest as for `compare`.
 
@@ -55,7 +57,7 @@ def arm_result(
         baseline=baseline,
         estimate=mean,
         basis=basis,
-        bits_per_dim=None if mean is None or pixels is None else -mean.mean / (pixels * math.log(2)),
+        bits_per_dim=None if mean is None or pixels is None else _bits_per_dim(mean.mean, pixels, bins),
         image_se=_image_se(ended, metric),
         likelihoods=_likelihoods(arm, found, likelihood),
         repeats_lost=sum(len(one.lost) for one in found),
@@ -64,7 +66,13 @@ def arm_result(
             str(phase): sum(r.outcome.epochs for r in ended if r.outcome and r.key.phase == phase) for phase in Phase
         },
         replicates=found,
+        further=further_metrics(ended, metric=metric, replicates=replicates, repeats=repeats, alpha=alpha),
     )
+
+
+def _bits_per_dim(elbo_nats: float, pixels: int, bins: int | None) -> float:
+    """Of discrete values, or of dequantised ones: of these a unit holds `bins`, so each is worth log2(bins) more."""
+    return -elbo_nats / (pixels * math.log(2)) + (0.0 if bins is None else math.log2(bins))
 
 
 def _replicate(records: Sequence[TrialRecord], number: int, metric: str, repeats: int) -> ReplicateResult:

@@ -70,6 +70,16 @@ class ReplicateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherMetric:
+    """A test metric of an arm that is told and not judged."""
+
+    estimate: Estimate
+    """in the metric's own unit; of some more is better, of others less, of some neither"""
+    values: tuple[float | None, ...]
+    """what the estimate is over: a mean a replicate, or a value a repeat of the only one; None: there is none"""
+
+
+@dataclass(frozen=True, slots=True)
 class ArmResult:
     """One arm over all its replicates."""
 
@@ -82,7 +92,7 @@ class ArmResult:
     """None while no repeat has converged"""
     basis: Basis
     bits_per_dim: float | None
-    """of the mean; None where the likelihood is continuous"""
+    """of the mean; None where the likelihood is continuous and the data are not dequantised counts"""
     image_se: float | None
     """standard error of one repeat's value over the test images, mean over converged repeats; None: not recorded"""
     likelihoods: tuple[str, ...]
@@ -94,6 +104,8 @@ class ArmResult:
     epochs: Mapping[str, int]
     """epochs spent by phase"""
     replicates: tuple[ReplicateResult, ...]
+    further: Mapping[str, FurtherMetric]
+    """other test metrics by name; empty where the repeats have but those of version 0.1.0"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,9 @@ class Comparison:
 def to_json(comparison: Comparison | Against) -> str:
     """Results only, canonical: equal results give equal bytes. Ends with a newline."""
     content = {"version": JSON_VERSION, **asdict(comparison)}
+    for arm in (*content["arms"], *content.get("against_arms", ())):
+        if not arm["further"]:
+            del arm["further"]  # what was printed before there was such a thing
     return json.dumps(_plain(content), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 

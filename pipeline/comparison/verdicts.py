@@ -40,6 +40,7 @@ def compare(
     alpha: float = 0.05,
     margin_nats: float = 0.5,
     pixels: int | None = None,
+    bins: int | None = None,
     test_images: int | None = None,
     likelihood: str | None = None,
     streams: str = "common",
@@ -48,7 +49,8 @@ def compare(
     """Compares every arm with its matched baseline by the sweep's records of all phases.
 
     `baselines`: arm id -> id of its matched baseline (itself for a baseline). `factors`: the compared
-    scientific factors. `pixels`: dimensions of an image, None where the likelihood is continuous.
+    scientific factors. `pixels`: dimensions of an image, None where the likelihood is continuous and so are
+    the data. `bins`: values a pixel had before it was dequantised.
     `likelihood`: the fixed one; None: an arm's or a trial's own, or not known. `all_pairs`: also every
     arm with every other one of its context. Raises UserError when repeats do not report `metric`.
     """
@@ -64,6 +66,7 @@ def compare(
             alpha=alpha,
             pixels=pixels,
             likelihood=likelihood,
+            bins=bins,
         )
         for arm in arms
     )
@@ -99,8 +102,9 @@ def _every_pair(results: Sequence[ArmResult], factors: frozenset[str]) -> list[t
 def comparable(one: ArmResult, other: ArmResult, *, discrete: bool) -> bool:
     """Whether nats of two arms on the same images measure the same thing.
 
-    One likelihood, or several that give probabilities to the same discrete values. Densities of different
-    families do not: on grey levels a narrow enough density is worth any number of nats.
+    One likelihood, or several that give probabilities to the same discrete values; so does a density of dequantised
+    ones, by its integral over each value's unit (Theis et al. 2016). Other densities of different families do not: on
+    grey levels a narrow enough density is worth any number of nats.
     """
     return discrete or len({*one.likelihoods, *other.likelihoods}) <= 1
 
@@ -127,7 +131,7 @@ class Judge:
     alpha: float
     margin_nats: float
     discrete: bool
-    """whether the data are counts or black and white"""
+    """whether the data are counts (dequantised ones, too) or black and white"""
     paired: bool = True
     """whether replicates with the same number belong together"""
 

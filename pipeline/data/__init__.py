@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .dataset import FORMS, DataSet, load_data
+from .dataset import DataSet, Factors, load_data
+from .forms import FORMS
 from .loaders import LOADERS
 
-__all__ = ["FORMS", "LOADERS", "DataSet", "load_data"]
+__all__ = ["FORMS", "LOADERS", "DataSet", "Factors", "load_data"]

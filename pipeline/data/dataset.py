@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,24 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..records import canonical_json, derive_seed
-from .loaders import PARTS, Images, Raw, load_file, load_named
+from .forms import FORMS, value_range
+from .loaders import load_named, load_path
+from .raw import PARTS, Density, Raw, RawFactors
 
-EXACT = 2**24
-"""float32 holds every whole number up to here"""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """What images were made from, where that is known; the metrics of disentanglement read it."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """how many values each factor has; a value is a whole number below it"""
+    train: NDArray[np.int64]
+    """(N, F)"""
+    val: NDArray[np.int64]
+    """(N, F)"""
+    test: NDArray[np.int64]
+    """(N, F)"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +58,14 @@ class DataSet:
     test: NDArray[np.float32]
     """(N, D)"""
     sha256: str
-    """of everything that can influence a number: form, shape, division and pixels"""
+    """of everything that can influence a number: form, shape, division, pixels and factors"""
+    factors: Factors | None = None
+    bins: int | None = None
+    """dequantised images: how many values a pixel had, which bits per dimension are counted in; else None"""
+    log_likelihood: tuple[float, float, float] | None = None
+    """mean log p(x) of train, val and test in nats, where it is known exactly: what no model's expectation exceeds"""
+    facts: tuple[tuple[str, str], ...] = ()
+    """(word, sentence) about where the images come from, for people; of no influence on numbers"""
 
     @property
     def pixels(self) -> int:
@@ -64,41 +85,87 @@ def load_data(
     path: str | Path | None = None,
     form: str = "counts",
     levels: int | None = None,
+    side: int | None = None,
+    take: int | None = None,
     split: Sequence[float] = (0.7, 0.15, 0.15),
     split_seed: int = 0,
 ) -> DataSet:
-    """A bundled data set (`name`) or the user's file (`path`), in `form`, divided.
+    """A data set by `name` or the user's file or folder (`path`), in `form`, divided.
 
     `levels`: the highest value a pixel can have; None: the data set's own, for a file its maximum.
-    `split`: train, validation, test as fractions that sum to 1 or as numbers of images; a file that
-    holds `train`, `val` and `test` is taken as it is divided. Raises DataError.
+    `side`: of patches. `take`: only so many images, drawn by `split_seed`.
+    `split`: train, validation, test as fractions that sum to 1 or as numbers of images; what comes as
+    `train`, `val` and `test` is taken as it is divided. Raises DataError.
     """
     if (name is None) == (path is None):
         raise DataError(f"exactly one of data.name and data.path must be given, but got {name!r} and {path!r}")
     if form not in FORMS:
         raise DataError(f"data.form must be one of {', '.join(FORMS)}, but got {form!r}")
-    raw = load_named(name) if name is not None else load_file(Path(path or ""))
+    if name is None and side is not None:
+        raise DataError(
+            f"data.side is the side of patches of a named data set, but got {side} with data.path: remove it"
+        )
+    raw = load_named(name, side) if name is not None else load_path(Path(path or ""))
     _check(raw)
-    kind, convert = FORMS[form]
-    parts, levels = convert(raw, levels)
+    raw = raw if take is None else _taken(raw, take, split_seed)
+    converted = FORMS[form].convert(raw, levels, split_seed)
     shape = _image_shape(raw.parts[0].shape[1:])
     with np.errstate(over="ignore"):
-        flat = [np.ascontiguousarray(part.reshape(len(part), -1), dtype=np.float32) for part in parts]
+        flat = [np.ascontiguousarray(part.reshape(len(part), -1), dtype=np.float32) for part in converted.parts]
     if not all(np.isfinite(part).all() for part in flat):
         raise DataError(f"pixels of {raw.name!r} must fit into float32, but some are larger than 3.4e38")
+    factors = None
     if len(flat) == 1:
-        flat = [flat[0][rows] for rows in divide(len(flat[0]), split, split_seed)]
+        divided = divide(len(flat[0]), split, split_seed)
+        flat = [flat[0][rows] for rows in divided]
+        factors = _divided_factors(raw.factors, divided)
     return DataSet(
         name=re.sub(r"[^\w.-]+", "_", raw.name),  # the id is one line, its fields stand between colons
         form=form,
-        kind=kind,
-        levels=levels,
+        kind=FORMS[form].kind,
+        levels=converted.levels,
         image_shape=shape,
         train=flat[0],
         val=flat[1],
         test=flat[2],
-        sha256=_sha256([kind, levels, shape], flat),
+        sha256=_sha256([FORMS[form].kind, converted.levels, shape], flat, factors),
+        factors=factors,
+        bins=converted.bins,
+        log_likelihood=_log_likelihood(raw.log_density, flat) if form == "grey" else None,
+        facts=raw.facts,
     )
+
+
+def _taken(raw: Raw, take: int, seed: int) -> Raw:
+    """`take` of the images, in their order. Raises DataError where there are fewer, or none to choose from."""
+    if len(raw.parts) > 1:
+        raise DataError(
+            f"data.take draws from images that are not divided yet, but {raw.name!r} holds train, val and test: "
+            "remove it"
+        )
+    count = len(raw.parts[0])
+    if take > count:
+        raise DataError(f"data.take must be at most the {count} images of {raw.name!r}, but got {take}")
+    rng = np.random.Generator(np.random.PCG64(derive_seed(seed, "take")))
+    rows = np.sort(rng.permutation(count)[:take])
+    factors = raw.factors and replace(raw.factors, values=raw.factors.values[rows])
+    return replace(raw, parts=(raw.parts[0][rows],), factors=factors)
+
+
+def _divided_factors(raw: RawFactors | None, divided: Sequence[NDArray[np.int64]]) -> Factors | None:
+    if raw is None:
+        return None
+    train, val, test = (raw.values[rows] for rows in divided)
+    return Factors(raw.names, raw.sizes, train, val, test)
+
+
+def _log_likelihood(
+    log_density: Density | None, parts: Sequence[NDArray[np.float32]]
+) -> tuple[float, float, float] | None:
+    if log_density is None:
+        return None
+    train, val, test = (float(log_density(part.astype(np.float64)).mean()) for part in parts)
+    return train, val, test
 
 
 def divide(count: int, split: Sequence[float], split_seed: int) -> list[NDArray[np.int64]]:
@@ -151,76 +218,9 @@ def _check(raw: Raw) -> None:
     if len(shapes) > 1:
         came = ", ".join(f"{label} {part.shape}" for label, part in zip(labels, raw.parts, strict=True))
         raise DataError(f"train, val and test must hold images of one shape, but got {came}")
-    lowest, highest = _range(raw)
+    lowest, highest = value_range(raw)
     if lowest == highest:
         raise DataError(f"images must differ somewhere, but every pixel of {raw.name!r} is {lowest:g}")
-
-
-def _range(raw: Raw) -> tuple[float, float]:
-    return min(float(part.min()) for part in raw.parts), max(float(part.max()) for part in raw.parts)
-
-
-Converted = tuple[Sequence[Images], int | None]
-"""parts in their form, and the levels of counts"""
-
-
-def _counts(raw: Raw, levels: int | None) -> Converted:
-    lowest, highest = _range(raw)
-    top = levels or raw.levels or math.ceil(highest)
-    if not all(np.array_equal(part, np.floor(part)) for part in raw.parts):
-        raise DataError(
-            f"counts must be whole numbers, but {raw.name!r} has others: multiply them back to counts, or "
-            "take data.form: grey"
-        )
-    if lowest < 0 or highest > top:
-        raise DataError(
-            f"counts must lie in 0..{top}, but {raw.name!r} goes from {lowest:g} to {highest:g}: set "
-            "data.levels to the highest value a pixel can have, and shift negative ones"
-        )
-    if top > EXACT:
-        raise DataError(f"counts must be at most {EXACT} to be exact in float32, but got {top}: rescale them")
-    return raw.parts, top
-
-
-def _binarised(raw: Raw, levels: int | None) -> Converted:
-    if raw.threshold is not None:
-        return [part >= raw.threshold for part in raw.parts], None
-    if not all(((part == 0) | (part == 1)).all() for part in raw.parts):
-        lowest, highest = _range(raw)
-        raise DataError(
-            f"binarised pixels must be 0 or 1 in the file itself, but {raw.name!r} has others from {lowest:g} "
-            f"to {highest:g}: save `(x >= {(lowest + highest) / 2:g}).astype('uint8')` or take another form"
-        )
-    return raw.parts, None
-
-
-def _grey(raw: Raw, levels: int | None) -> Converted:
-    """Divided by the highest possible value; floating-point numbers of unknown levels as they are."""
-    top, (lowest, highest) = levels or raw.levels, _range(raw)
-    dtype = np.result_type(*raw.parts)
-    if top is None and dtype.kind == "f":
-        return raw.parts, None
-    if top is None and dtype.itemsize > 2:
-        raise DataError(
-            f"whole numbers need a scale to become grey, but dtype {dtype} of {raw.name!r} tells none: set "
-            f"data.levels to the highest value a pixel can have (the highest there is: {highest:g})"
-        )
-    if top is None:
-        top = 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
-    if lowest < 0 or highest > top:
-        raise DataError(
-            f"grey pixels must lie in 0..{top} before they are divided by it, but {raw.name!r} goes from "
-            f"{lowest:g} to {highest:g}: correct data.levels, or save floating-point numbers"
-        )
-    return [part.astype(np.float32) / np.float32(top) for part in raw.parts], None
-
-
-FORMS: Mapping[str, tuple[str, Callable[[Raw, int | None], Converted]]] = {
-    "counts": ("counts", _counts),
-    "binarised": ("binary", _binarised),
-    "grey": ("real", _grey),
-}
-"""Name in `data.form` -> (kind, how raw images are brought into it)."""
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -231,10 +231,14 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (side, side) if side * side == shape[0] else (1, shape[0])
 
 
-def _sha256(description: object, parts: Sequence[NDArray[np.float32]]) -> str:
+def _sha256(description: object, parts: Sequence[NDArray[np.float32]], factors: Factors | None) -> str:
     """Hexadecimal digits; equal pixels give equal bytes, whatever file, dtype or machine they came from."""
     state = hashlib.sha256(canonical_json([description, [part.shape for part in parts]]).encode())
     for part in parts:
         # + 0.0: -0.0 equals 0.0 and must hash as it does
         state.update((part + np.float32(0)).astype("<f4").tobytes())
+    if factors is not None:
+        state.update(canonical_json([factors.names, factors.sizes]).encode())
+        for values in (factors.train, factors.val, factors.test):
+            state.update(values.astype("<i8").tobytes())
     return state.hexdigest()

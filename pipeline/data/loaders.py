@@ -1,91 +1,95 @@
-"""Raw images by name or from the user's file, as they were stored.
+"""Raw images by name or from the user's path, as they were stored.
 
 Knows neither what form the pixels are wanted in nor how the images are divided: see dataset.py. A new
-bundled data set is one function and one line in LOADERS. Nothing is downloaded or unpickled.
+data set is one function and one line in LOADERS. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import difflib
-import gzip
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, UserError
+from ..own_code import Table, is_own
+from .bundled import load_digits, load_photos
+from .known import load_curve, load_linear_gaussian
+from .openml import PREFIX, load_fashion_mnist, load_kmnist, load_mnist, load_openml
+from .raw import PARTS, Raw, near
+from .sprites import load_sprites
 
-Images = NDArray[Any]
-"""(N, D), (N, H, W) or (N, H, W, C), any real dtype"""
+__all__ = ["DOWNLOADED", "LOADERS", "PARTS", "SIDED", "SINGLE", "Raw", "load_named", "load_path"]
 
 SINGLE = ("x", "images", "data")
 """names under which an .npz may hold all images"""
-PARTS = ("train", "val", "test")
-"""names under which an .npz holds images that are divided already"""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Raw:
-    """Images as they were stored."""
+_ENTRIES: dict[str, Callable[..., Raw]] = {
+    "digits": load_digits,
+    "photos": load_photos,
+    "sprites": load_sprites,
+    "linear_gaussian": load_linear_gaussian,
+    "curve": load_curve,
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "kmnist": load_kmnist,
+}
 
-    name: str
-    parts: tuple[Images, ...]
-    """one array to be divided, or train, val, test"""
-    levels: int | None = None
-    """highest value a pixel can have; None: unknown"""
-    threshold: float | None = None
-    """where black ends and white begins (white from there on); None: not to be thresholded"""
-
-
-def load_digits() -> Raw:
-    """1797 hand-written digits, 8 x 8 pixels, 0..16 (Alpaydin and Kaynak, UCI 1998)."""
-    return Raw("digits", (_bundled_digits(),), levels=16, threshold=8)
-
-
-def _bundled_digits() -> Images:
-    """scikit-learn's copy, read from its folder: importing the library takes 1.5 s, and this 0.02 s."""
-    package = find_spec("sklearn")
-    for place in (package and package.submodule_search_locations) or ():
-        file = Path(place) / "datasets" / "data" / "digits.csv.gz"
-        if file.is_file():
-            with gzip.open(file, "rt") as lines:
-                return np.loadtxt(lines, delimiter=",")[:, :-1].reshape(-1, 8, 8)
-    from sklearn.datasets import load_digits as load  # it has moved
-
-    return np.asarray(load().images)
+LOADERS = Table("a function that returns a Raw of pipeline.data.raw", None, _ENTRIES)
+"""Name in `data.name` -> loader; beside these, `openml/...` names any table of OpenML."""
+SIDED = frozenset({"photos"})
+"""data sets of patches, whose loaders take `data.side`"""
+DOWNLOADED = frozenset({"mnist", "fashion_mnist", "kmnist"})
+"""from OpenML, once"""
 
 
-LOADERS: Mapping[str, Callable[[], Raw]] = {"digits": load_digits}
-"""Name in `data.name` -> loader."""
-
-
-def load_named(name: str) -> Raw:
-    """A bundled data set. Raises DataError for an unknown name."""
+def load_named(name: str, side: int | None = None) -> Raw:
+    """A data set by its name, or the user's own by its loader's. `side`: of patches, in pixels. Raises DataError."""
+    if is_own(name) and side is None:
+        return _load_own(name)
+    if side is not None and name not in SIDED:
+        sided = ", ".join(sorted(SIDED))
+        raise DataError(f"data.side is the side of patches, for {sided} only, but got {side} with {name!r}: remove it")
+    if name.startswith(PREFIX):
+        return load_openml(name)
     if name not in LOADERS:
         raise DataError(
-            f"data.name must be one of {', '.join(LOADERS)}, but got {name!r}{_near(name, LOADERS)}; "
+            f"data.name must be one of {', '.join(LOADERS)}, or openml/ID, but got {name!r}{near(name, LOADERS)}; "
             "for your own images give data.path instead"
         )
-    return LOADERS[name]()
+    return LOADERS[name]() if side is None else LOADERS[name](side)
 
 
-def load_file(path: Path) -> Raw:
-    """The user's .npy or .npz. Raises DataError when it is missing, unreadable or holds no images."""
+def _load_own(name: str) -> Raw:
+    try:
+        loader = LOADERS[name]
+    except UserError as error:
+        raise DataError(f"data.name {name!r}: {error}") from error
+    try:
+        raw = loader()
+    except Exception as error:  # it is anybody's code
+        raise DataError(f"data.name {name} must return images, but raised {type(error).__name__}: {error}") from error
+    if not isinstance(raw, Raw) or not all(isinstance(part, np.ndarray) for part in raw.parts):
+        raise DataError(
+            f"data.name {name} must return a Raw of NumPy arrays, but returned something of type {type(raw).__name__}"
+        )
+    if len(raw.parts) not in (1, len(PARTS)):
+        raise DataError(f"data.name {name} must return one array or {', '.join(PARTS)}, but returned {len(raw.parts)}")
+    return raw
+
+
+def load_path(path: Path) -> Raw:
+    """The user's .npy, .npz or folder of images. Raises DataError when it is missing, unreadable or holds no images."""
     shown = repr(str(path))
     try:
         path = path.expanduser()
-        _check_path(path, shown)
-        with path.open("rb") as file:  # numpy.load leaves a broken file open
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return Raw(path.stem, (loaded,))
-            return Raw(path.stem, tuple(loaded[key] for key in _keys(loaded.files, shown)))
+        if path.is_dir():
+            return _load_folder(path, shown)
+        _check_file(path, shown)
+        return _load_file(path, shown)
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise DataError(
@@ -97,16 +101,32 @@ def load_file(path: Path) -> Raw:
         raise DataError(f"the images in {shown} must fit into memory, but do not: save fewer") from None
 
 
-def _check_path(path: Path, shown: str) -> None:
-    if path.is_dir():
-        raise DataError(f"data.path must be a .npy or .npz file, but {shown} is a directory")
+def _load_folder(path: Path, shown: str) -> Raw:
+    from .image_files import load_folder
+
+    try:
+        return load_folder(path)
+    except OSError as error:
+        raise DataError(f"data.path {shown} must be a folder that can be read, but: {error}") from None
+
+
+def _load_file(path: Path, shown: str) -> Raw:
+    with path.open("rb") as file:  # numpy.load leaves a broken file open
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return Raw(path.stem, (loaded,))
+        return Raw(path.stem, tuple(loaded[key] for key in _keys(loaded.files, shown)))
+
+
+def _check_file(path: Path, shown: str) -> None:
     if not path.exists():
         found = path.parent.is_dir()
-        hint = _near(path.name, [entry.name for entry in path.parent.iterdir()]) if found else ", nor its folder"
-        raise DataError(f"data.path must name an existing file, but there is no {shown}{hint}")
+        hint = near(path.name, [entry.name for entry in path.parent.iterdir()]) if found else ", nor its folder"
+        raise DataError(f"data.path must name an existing file or folder, but there is no {shown}{hint}")
     if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
         raise DataError(
-            f"data.path must be a .npy or .npz file, but got {shown}: save the array with numpy.save or numpy.savez"
+            f"data.path must be a .npy or .npz file or a folder of images, but got {shown}: save the array with "
+            "numpy.save or numpy.savez"
         )
 
 
@@ -120,8 +140,3 @@ def _keys(files: list[str], shown: str) -> tuple[str, ...]:
             f"but {shown} holds: {', '.join(map(repr, files)) or 'nothing'}"
         )
     return (single[0],)
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=3)
-    return f" (near: {', '.join(map(repr, near))})" if near else ""

@@ -1,13 +1,12 @@
-"""Whether the tracker has what the ledger has, and nothing else."""
+"""Whether the tracker has what the ledger has, and nothing else; what of it can be mended by delivering again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ..tracking.base import RecordedRun, RunRecord, RunStatus, Tracker
-from .deliver import parent_status, sweep_of
-from .records import STATUS, Subject, run_record, sweep_run
+from .records import PARENT, STATUS, Subject, parent_status, run_record, sweep_of, sweep_run
 
 if TYPE_CHECKING:
     from ..ledger.store import Ledger
@@ -15,13 +14,11 @@ if TYPE_CHECKING:
 
 def check(ledger: Ledger, tracker: Tracker, subject: Subject) -> list[str]:
     """What the tracker has otherwise than the ledger, one line each; empty when they agree."""
+    found, lines = _by_ledger_id(tracker, ledger, subject, files=True), list[str]()
     record = sweep_of(ledger, subject.sweep)
     parent = sweep_run(record, subject)
-    found: dict[str, list[RecordedRun]] = {}
-    for run in tracker.recorded(parent):
-        found.setdefault(run.ledger_id, []).append(run)
     due = None if record.status == "running" else parent_status(record)
-    lines = _differences("the parent run", found.pop(parent.ledger_id, []), due, None)
+    lines += _differences("the parent run", found.pop(parent.ledger_id, []), due, None)
     for trial in ledger.trials(subject.sweep, states=STATUS):
         expected = run_record(trial, subject, parent=parent, reproducible=record.reproducible)
         lines += _differences(str(trial.key), found.pop(expected.ledger_id, []), expected.status, expected)
@@ -29,13 +26,52 @@ def check(ledger: Ledger, tracker: Tracker, subject: Subject) -> list[str]:
             f"{trial.key}: {name} is gone from {subject.paths.trial(parent.name, trial.key)}"
             for name in sorted(trial.files.keys() - expected.files.keys())
         ]
-    lines += [f"{ledger_id}: recorded, but not an ended trial of the ledger" for ledger_id in sorted(found)]
-    return lines
+    return [*lines, *(f"{ledger_id}: recorded, but not an ended trial of the ledger" for ledger_id in sorted(found))]
+
+
+def undone(ledger: Ledger, tracker: Tracker, subject: Subject, *, files: bool) -> set[str]:
+    """Items that were delivered and are not there as they were: somebody removed them, or a store was set back.
+
+    `files`: looks for missing artifacts as well. Raises TrackerAway and TrackerError.
+    """
+    done = ledger.deliveries(subject.sweep, tracker.target, state="done")
+    if not done:
+        return set()
+    record = sweep_of(ledger, subject.sweep)
+    parent = sweep_run(record, subject)
+    found = _by_ledger_id(tracker, ledger, subject, files=files)
+    if parent.ledger_id not in found:
+        return set(done)  # the runs name a parent that is gone
+    wrong: set[str] = set()
+    for trial in ledger.trials(subject.sweep, states=STATUS):
+        if str(trial.key) not in done:
+            continue
+        expected = run_record(trial, subject, parent=parent, reproducible=record.reproducible)
+        if _differences("", found.get(expected.ledger_id, []), expected.status, expected, files=files):
+            wrong.add(str(trial.key))
+    if PARENT in done and record.status != "running":
+        ended = parent_status(record)
+        wrong |= {PARENT} if any(run.status != ended for run in found[parent.ledger_id]) else set()
+    return wrong
+
+
+def _by_ledger_id(
+    tracker: Tracker, ledger: Ledger, subject: Subject, *, files: bool
+) -> dict[str, Collection[RecordedRun]]:
+    found: dict[str, list[RecordedRun]] = {}
+    for run in tracker.recorded(sweep_run(sweep_of(ledger, subject.sweep), subject), files=files):
+        found.setdefault(run.ledger_id, []).append(run)
+    return dict(found)
 
 
 def _differences(
-    name: str, found: Sequence[RecordedRun], status: RunStatus | None, expected: RunRecord | None
-) -> list[str]:
+    name: str,
+    found: Collection[RecordedRun],
+    status: RunStatus | None,
+    expected: RunRecord | None,
+    *,
+    files: bool = True,
+) -> Sequence[str]:
     if not found:
         return [f"{name}: missing"]
     lines = [f"{name}: recorded {len(found)} times"] if len(found) > 1 else []
@@ -47,5 +83,6 @@ def _differences(
         values = [point.value for point in expected.metrics if point.key == "val/elbo"]
         if values and run.metrics.get("val/elbo") != values[-1]:
             lines.append(f"{name}: last val/elbo is {run.metrics.get('val/elbo')}, not {values[-1]}")
-        lines += [f"{name}: {file} is missing" for file in sorted(expected.files.keys() - run.artifacts)]
+        if files:
+            lines += [f"{name}: {file} is missing" for file in sorted(expected.files.keys() - run.artifacts)]
     return lines

@@ -2,6 +2,7 @@
 
 An item is marked begun before the tracker hears of it and done when it is complete there; what is begun and not done is
 delivered "in doubt". What an extension has superseded is stale: the tracker loses it before it gets the item anew.
+First of all, what was done and is not there as it was (check.py) is begun again.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from typing import TYPE_CHECKING
 
 from ..errors import LeaseHeldError, TrackerAway, TrackerError
 from ..ledger.schema import Holder, Role, SweepRecord
-from ..tracking.base import RunRecord, RunStatus, SweepEnd, SweepRun, Tracker
-from .records import STATUS, Subject, run_record, spelled, sweep_run, to_ms
+from ..tracking.base import RunRecord, SweepEnd, SweepRun, Tracker
+from .check import undone
+from .records import PARENT, STATUS, Subject, parent_status, run_record, spelled, sweep_of, sweep_run, to_ms
 
 if TYPE_CHECKING:
     from ..ledger.store import Ledger
-
-PARENT = "parent"
-"""The delivery item that is the sweep itself."""
 
 Clock = Callable[[], float]
 
 _BATCH = 20
 _HEARTBEAT_SECONDS = 5.0
 _BACK_OFF_SECONDS = (1.0, 30.0)
+_SIGN_OF_LIFE_SECONDS = 30.0
+"""how often the tracker is told that the driver lives"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,22 @@ class DeliveryReport:
     """item -> why the tracker would not have it"""
     extended: bool = False
     """the sweep asks for more than `Subject` knows: whoever extended it delivers the rest"""
+    mended: int = 0
+    """trials that had been delivered and were not there as they were: delivered again"""
+
+
+@dataclass(slots=True)
+class _Course:
+    """What a delivery knows from round to round."""
+
+    files: bool
+    """whether artifacts are looked for when it begins"""
+    refused: dict[str, str] = field(default_factory=dict)
+    """item -> why it is not tried again"""
+    mended: int | None = None
+    """None: not looked yet"""
+    alive_at: float = 0.0
+    """the sign of life that the tracker was told last, Unix seconds"""
 
 
 def deliver_pending(ledger: Ledger, tracker: Tracker, subject: Subject, *, clock: Clock = time.time) -> DeliveryReport:
@@ -57,7 +74,7 @@ def deliver_pending(ledger: Ledger, tracker: Tracker, subject: Subject, *, clock
     """
     with hold_lease(ledger, subject.sweep, "delivery", clock) as beat:
         _announce(ledger, tracker, subject)
-        return _deliver(ledger, tracker, subject, beat, {})
+        return _deliver(ledger, tracker, subject, beat, _Course(files=True))
 
 
 def follow(
@@ -81,19 +98,19 @@ def follow(
     """
     say = say or _to_stderr
     pause, since_over, total = 0.0, None, 0
-    refused: dict[str, str] = {}
+    course = _Course(files=False)
     with hold_lease(ledger, subject.sweep, "delivery", clock, lambda: sleep(idle_seconds)) as beat:
         _announce(ledger, tracker, subject)
         while True:
             over = _is_over(ledger, subject.sweep, clock())  # before looking: what ends after is seen next time
-            report = _deliver(ledger, tracker, subject, beat, refused)
+            report = _deliver(ledger, tracker, subject, beat, course)
             total += report.delivered
             for item, why in report.refused.items():
                 say(f"{item}: {why}")
             if report.extended:
-                return DeliveryReport(total, report.remaining, None, refused, True)
+                return DeliveryReport(total, report.remaining, None, course.refused, True)
             away = report.away
-            complete = over and away is None and report.remaining <= len(refused)
+            complete = over and away is None and report.remaining <= len(course.refused)
             if complete:
                 files = final_files() if final_files else {}
                 away = _why_away(partial(finish, ledger, tracker, subject, files=files, metrics={}))
@@ -102,11 +119,11 @@ def follow(
             if pause and not away:
                 say("The tracker answers again.")
             if complete and away is None:
-                return DeliveryReport(total, report.remaining, None, refused)
+                return DeliveryReport(total, report.remaining, None, course.refused)
             pause = min(max(2 * pause, _BACK_OFF_SECONDS[0]), _BACK_OFF_SECONDS[1]) if away else 0.0
             since_over = (since_over or clock()) if over and away else None
             if since_over is not None and clock() - since_over >= patience_seconds:
-                return DeliveryReport(total, report.remaining, away, refused)
+                return DeliveryReport(total, report.remaining, away, course.refused)
             _wait(pause or idle_seconds, beat, sleep)
 
 
@@ -145,9 +162,10 @@ def _announce(ledger: Ledger, tracker: Tracker, subject: Subject) -> None:
 
 
 def _deliver(
-    ledger: Ledger, tracker: Tracker, subject: Subject, beat: Callable[[], None], refused: dict[str, str]
+    ledger: Ledger, tracker: Tracker, subject: Subject, beat: Callable[[], None], course: _Course
 ) -> DeliveryReport:
-    """What is in `refused` is not tried again; what the tracker refuses now is added to it."""
+    """What was refused is not tried again; what the tracker refuses now is noted in `course`."""
+    refused = course.refused
     sweep, target = subject.sweep, tracker.target
     record = sweep_of(ledger, sweep)
     parent = sweep_run(record, subject)
@@ -156,7 +174,7 @@ def _deliver(
     discarded: set[str] = set()
     away, extended = None, _is_extended(record, subject)
     if not extended:  # people see the sweep before its first end
-        away = _why_away(partial(tracker.record_sweep, parent))
+        away = _why_away(partial(_greet, ledger, tracker, subject, parent, course))
     while away is None and not extended:
         beat()
         # In this order: a trial that is superseded after the look for what is stale cannot be marked begun.
@@ -183,7 +201,19 @@ def _deliver(
         doubtful |= batch.keys() - done.keys()
         delivered += len(done)
     new = {item: why for item, why in refused.items() if item not in before}
-    return DeliveryReport(delivered, ledger.count_undelivered(sweep, target), away, new, extended)
+    return DeliveryReport(delivered, ledger.count_undelivered(sweep, target), away, new, extended, course.mended or 0)
+
+
+def _greet(ledger: Ledger, tracker: Tracker, subject: Subject, parent: SweepRun, course: _Course) -> None:
+    """The sweep's own run and its sign of life; once, what has to be delivered again. Raises TrackerAway."""
+    if course.mended is None:  # before there is a parent again, which the runs of a lost one do not know
+        again = undone(ledger, tracker, subject, files=course.files)
+        ledger.mark_begun(subject.sweep, tracker.target, again)
+        course.mended = len(again - {PARENT})
+    lease = ledger.lease(subject.sweep, "driver")
+    due = lease is not None and abs(lease.heartbeat - course.alive_at) >= _SIGN_OF_LIFE_SECONDS
+    tracker.record_sweep(parent, alive_ms=to_ms(lease.heartbeat) if lease and due else None)
+    course.alive_at = lease.heartbeat if lease and due else course.alive_at
 
 
 def _send(
@@ -234,7 +264,10 @@ def _why_away(call: Callable[[], object]) -> str | None:
 
 def _is_over(ledger: Ledger, sweep: str, now: float) -> bool:
     lease = ledger.lease(sweep, "driver")
-    return sweep_of(ledger, sweep).status != "running" or lease is None or not lease.is_live(now)
+    if sweep_of(ledger, sweep).status != "running" or lease is None:
+        return True
+    # A driver gives no sign of life while it starts Ray, on a busy machine for longer than a lease lasts.
+    return lease.holder.is_gone() if lease.holder.is_seen else not lease.is_live(now)
 
 
 @contextmanager
@@ -257,7 +290,7 @@ def hold_lease(
     def beat() -> None:
         nonlocal last
         now = clock()
-        if now - last >= _HEARTBEAT_SECONDS:
+        if abs(now - last) >= _HEARTBEAT_SECONDS:  # a clock may be set back
             ledger.heartbeat(sweep, role, holder, now)
             last = now
 
@@ -274,24 +307,11 @@ def _wait(seconds: float, beat: Callable[[], None], sleep: Callable[[float], Non
         beat()
 
 
-def sweep_of(ledger: Ledger, name: str) -> SweepRecord:
-    """The sweep's row. Raises TrackerError where there is none."""
-    record = ledger.sweep(name)
-    if record is None:
-        raise TrackerError(f"Only a sweep of the ledger is delivered, but {name!r} is not in it. See `vae-sweep list`.")
-    return record
-
-
 def _ended_at(ledger: Ledger, record: SweepRecord) -> float:
     if record.finished_at is not None:
         return record.finished_at
     outcomes = (trial.outcome for trial in ledger.trials(record.name, states=STATUS))
     return max((outcome.ended_at for outcome in outcomes if outcome), default=record.created_at)
-
-
-def parent_status(record: SweepRecord) -> RunStatus:
-    """What the run of a sweep that is over ends with."""
-    return "FINISHED" if record.status == "finished" else "KILLED"
 
 
 def _to_stderr(line: str) -> None:

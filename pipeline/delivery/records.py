@@ -11,12 +11,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import TrackerError
 from ..ledger.schema import SweepRecord
 from ..paths import WorkPaths
 from ..records import Params, State, TrialOutcome, TrialRecord, Value, digest
 from ..tracking.base import DatasetInfo, MetricPoint, Picture, RunRecord, RunStatus, SweepRun
+
+if TYPE_CHECKING:
+    from ..ledger.store import Ledger
 
 FULL_CURVES = ("train/elbo", "val/elbo")
 """Curves with a point at every epoch."""
@@ -30,9 +34,14 @@ STATUS: Mapping[State, RunStatus] = {
     State.STOPPED: "KILLED",
     State.FAILED: "FAILED",
 }
+"""how a trial ended -> how MLflow says it"""
+
+PARENT = "parent"
+"""The delivery item that is the sweep itself."""
 
 _MAX_CAUSE = 2000
-_PICTURE = re.compile(r"(?P<key>[a-z_]+)(-(?P<epoch>[0-9]+))?\.png")
+_PICTURE = re.compile(r"(?P<key>samples|reconstructions)(-(?P<epoch>[0-9]+))?\.png")
+"""What image grids show; all pictures are files of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,19 @@ class Subject:
     git_commit: str | None = None
     study: str = ""
     """what `describe` and `arm_label` know: `SweepRecord.study`; empty: any"""
+
+
+def sweep_of(ledger: Ledger, name: str) -> SweepRecord:
+    """The sweep's row. Raises TrackerError where there is none."""
+    record = ledger.sweep(name)
+    if record is None:
+        raise TrackerError(f"Only a sweep of the ledger is delivered, but {name!r} is not in it. See `vae-sweep list`.")
+    return record
+
+
+def parent_status(record: SweepRecord) -> RunStatus:
+    """What the run of a sweep that is over ends with."""
+    return "FINISHED" if record.status == "finished" else "KILLED"
 
 
 def sweep_run(record: SweepRecord, subject: Subject) -> SweepRun:

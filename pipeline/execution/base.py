@@ -32,5 +32,8 @@ class Executor(Protocol):
         Raises ExecutionError when no worker is left and none can be started.
         """
 
-    def close(self) -> None:
-        """Ends all workers; unfinished trials are dropped. May be called twice."""
+    def close(self, notice_seconds: float = 0.0) -> list[Event]:
+        """Ends all workers; unfinished trials are dropped. May be called twice.
+
+        With notice, workers first say how far they are: what comes of it in time, checkpoints above all, is returned.
+        """

@@ -9,10 +9,16 @@ import ctypes
 import os
 import platform
 import secrets
+import stat
+import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
 """a host that vanishes without a word is missed within a minute, not seven"""
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's word for "on this machine only": otherwise its servers listen on every address, whatever they are asked"""
 
 CLIENT_VERSION = "VAE_SWEEP_CLIENT_VERSION"
 """tells a process on a cluster which version sent it"""
@@ -42,10 +48,10 @@ def prepare_process() -> None:
 
 
 def prepare_ray(address: str | None) -> None:
-    """Sets what Ray reads when it is imported: no usage reports, and a token of this run's own.
+    """Sets what Ray reads when it is imported: no usage reports; for a cluster started here loopback and a token.
 
-    With the token other users of the machine cannot submit work to the cluster started here. A cluster at `address`
-    has its own rules, which the user's environment must follow.
+    With the token other users of the machine cannot submit work to it. A cluster at `address` has its own rules,
+    which the user's environment must follow.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -53,9 +59,31 @@ def prepare_ray(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if address is None:
         os.environ.pop("RAY_ADDRESS", None)
+        for name, value in LOOPBACK.items():
+            os.environ.setdefault(name, value)
         if "RAY_AUTH_MODE" not in os.environ:
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+SOCKET_BYTES = 107
+"""longest path of a Unix socket"""
+_RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+
+
+def ray_folder() -> Path:
+    """Where the cluster started here keeps its sockets and logs: below a folder that only this user can enter.
+
+    Ray opens all that it makes to everybody, and whoever can replace a socket of its can run code as its user.
+    """
+    tops = [Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()), Path("/tmp")]
+    own = [top / f"vae-sweep-{os.getuid()}" for top in tops]
+    folder = next((path for path in own if len(f"{path}{_RAY_SOCKET}") <= SOCKET_BYTES), own[0])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) != 0o700:
+        folder = Path(tempfile.mkdtemp(prefix="vs-", dir=folder.parent))  # somebody else was there first
+    return folder / "ray"
 
 
 def fingerprint(device: str) -> dict[str, str]:

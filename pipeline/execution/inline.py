@@ -6,6 +6,7 @@ one here, only slower to follow; their results are the same.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Sequence
 
@@ -19,9 +20,20 @@ from .environment import fingerprint, prepare_process
 class InlineExecutor:
     """Trains one round of each worker per poll."""
 
-    def __init__(self, dataset: DataSet, *, workers: int, slots: int | None, bank_seed: int) -> None:
+    def __init__(
+        self,
+        dataset: DataSet,
+        *,
+        workers: int,
+        slots: int | None,
+        bank_seed: int,
+        checkpoint_seconds: float = math.inf,
+    ) -> None:
         prepare_process()
-        self._trainers = {f"inline-{i}": Trainer(dataset, slots=slots, bank_seed=bank_seed) for i in range(workers)}
+        self._trainers = {
+            f"inline-{i}": Trainer(dataset, slots=slots, bank_seed=bank_seed, checkpoint_seconds=checkpoint_seconds)
+            for i in range(workers)
+        }
         self._news: list[Event] = [
             WorkerJoined(name, socket.gethostname(), fingerprint("cpu"), trainer.slots)
             for name, trainer in self._trainers.items()
@@ -47,9 +59,10 @@ class InlineExecutor:
             events += trainer.advance(0.0)
         return events
 
-    def close(self) -> None:
-        """Drops what is unfinished."""
-        self._trainers.clear()
+    def close(self, notice_seconds: float = 0.0) -> list[Event]:
+        """Drops what is unfinished, after its checkpoints when there is time."""
+        trainers, self._trainers = self._trainers, {}
+        return [one for trainer in trainers.values() for one in trainer.checkpoints()] if notice_seconds else []
 
 
 _static_check: type[Executor] = InlineExecutor

@@ -11,9 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from ..errors import ExecutionError
+from .environment import ray_folder
+
+_JOINING = (
+    "`--address` is HOST:PORT of its head (or auto, on one of its nodes); Python, Ray and the token (RAY_AUTH_MODE, "
+    "RAY_AUTH_TOKEN_PATH) must be the cluster's."
+)
+_STARTING = (
+    "Ray has half a minute to start, which a busy machine may exceed: try again; `vae-sweep doctor` looks at memory, "
+    "disk and ports."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +58,13 @@ def join(address: str | None, workers: int | None) -> bool:
         if address:
             ray.init(address=address, **common)
         else:
-            ray.init(num_cpus=workers, include_dashboard=False, **common)
-    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise ExecutionError(
-            f"No Ray cluster could be used {where}: {error}. `--address` is HOST:PORT of its head (or auto, on one of "
-            "its nodes); Python, Ray and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH) must be the cluster's."
-        ) from error
+            ray.init(num_cpus=workers, include_dashboard=False, _temp_dir=str(ray_folder()), **common)
+    except Exception as error:  # a bare one where its own processes do not start in time
+        where, remedy = f"at {address}", _JOINING
+        if not address:
+            where, remedy = "on this machine", _STARTING
+        why = str(error).rstrip(".")
+        raise ExecutionError(f"No Ray cluster could be used {where}: {why}. {remedy}") from error
     return True
 
 

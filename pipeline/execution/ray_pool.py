@@ -10,9 +10,11 @@ Ray reads its settings when it is imported: call `environment.prepare_ray` befor
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +22,11 @@ import ray
 from ray.exceptions import RayError
 
 from ..data.dataset import DataSet
-from ..errors import ExecutionError
+from ..errors import ExecutionError, UserError
+from ..own_code import Parcel, receive
 from ..records import Event, TrialEnded, TrialKey, TrialsReturned, TrialTask, WorkerJoined, WorkerLost
 from .base import Executor
+from .environment import ray_folder
 from .ray_cluster import capacity, join, share
 
 ROUND_SECONDS = 0.2
@@ -34,6 +38,8 @@ LOSSES_IN_A_ROW = 5
 """so many replacements lost, one after the other, with no epoch trained in between: something is wrong"""
 LOOK_SECONDS = 2.0
 """how often a cluster is asked for its nodes"""
+PULSE_SECONDS = 5.0
+"""how often an actor is asked for a sign of life, which it can give while it trains"""
 
 
 class TrainerActor:
@@ -45,14 +51,28 @@ class TrainerActor:
     def placed(self) -> None:
         """Answers as soon as the actor has a place on a node."""
 
-    def load(self, dataset: DataSet, slots: int | None, bank_seed: int, device: str) -> tuple[str, dict[str, str], int]:
+    def pulse(self) -> None:
+        """Answers as long as the process lives; in a thread of its own."""
+
+    def load(
+        self,
+        dataset: DataSet,
+        slots: int | None,
+        bank_seed: int,
+        device: str,
+        checkpoint_seconds: float,
+        code: Sequence[Parcel],
+    ) -> tuple[str, dict[str, str], int]:
         """Loads everything, which takes seconds. Returns host, fingerprint and slots."""
         from .environment import fingerprint, prepare_process
 
-        prepare_process()  # before torch is imported
+        prepare_process()  # before torch is imported, which the user's code may do
+        receive(code)
         from ..packed.trainer import Trainer
 
-        self._trainer = Trainer(dataset, slots=slots, bank_seed=bank_seed, device=device)
+        self._trainer = Trainer(
+            dataset, slots=slots, bank_seed=bank_seed, device=device, checkpoint_seconds=checkpoint_seconds
+        )
         return socket.gethostname(), fingerprint(device), self._trainer.slots
 
     def withdraw(self, tasks: Sequence[TrialTask], keys: Sequence[TrialKey]) -> list[Event]:
@@ -64,6 +84,10 @@ class TrainerActor:
         """Takes new trials, trains for about `seconds`, and says what happened."""
         self._trainer.submit(tasks)
         return list(self._trainer.advance(seconds))
+
+    def leave(self) -> list[Event]:
+        """How far it is with every trial."""
+        return list(self._trainer.checkpoints())
 
 
 @dataclass(slots=True)
@@ -81,6 +105,10 @@ class _Worker:
     trials: set[TrialKey] = field(default_factory=set)
     rounds: list[Any] = field(default_factory=list)
     """references of the rounds under way, oldest first"""
+    pulse: Any = None
+    """reference of the sign of life that was asked for last"""
+    quiet_seconds: float = 0.0
+    """since it last gave one, as far as the driver was there to hear it"""
 
     @property
     def awaited(self) -> list[Any]:
@@ -102,20 +130,26 @@ class RayPool:
         max_workers: int | None = None,
         device: str = "auto",
         workers_per_gpu: int = 1,
+        checkpoint_seconds: float = math.inf,
+        silence_seconds: float = 60.0,
+        code: Sequence[Parcel] = (),
     ) -> None:
         """`workers`: so many are started at least, even where there is no room yet, which is what an autoscaler adds
         nodes for (None: what the cluster has). Room beyond them, now or later, is used up to `max_workers` (None:
-        `workers`, or without them all there is room for).
+        `workers`, or without them all there is room for). `silence_seconds`: an actor that has given no sign of life
+        for so long (a stopped process, a machine that swaps) is given up. `code`: the user's own, for every actor.
         """
         self._owns_cluster = join(address, workers)
         self._elastic = address is not None
+        self._logs = f"{ray_folder() if self._owns_cluster else '/tmp/ray'}/session_latest/logs"
         self._share = share(device, workers_per_gpu)
         room = capacity(self._share)
         self._asked = min(workers or room, max_workers or workers or room)
         self._limit = max_workers or workers
         if not self._elastic and room < 1:
             raise ExecutionError("A Ray worker needs a CPU or a GPU, but the cluster has none to offer.")
-        self._load = (ray.put(dataset), slots, bank_seed, self._share.device)
+        self._load = (ray.put(dataset), slots, bank_seed, self._share.device, checkpoint_seconds, code)
+        self._silence_seconds, self._heard_at = silence_seconds, time.monotonic()
         self._workers: dict[str, _Worker] = {}
         self._started = self._era = self._trained_in_era = 0
         self._looked_at = 0.0
@@ -155,15 +189,31 @@ class RayPool:
         for reference in ready:
             events += self._read(waited_for[reference], reference)
         events += self._overdue()
+        events += self._silent()
         return events
 
-    def close(self) -> None:
-        """Ends the actors, and the connection if it was made here."""
+    def close(self, notice_seconds: float = 0.0) -> list[Event]:
+        """Ends the actors, and the connection if it was made here. With notice, after the rounds under way."""
+        events: list[Event] = self._leave(notice_seconds) if notice_seconds and self._workers else []
         for worker in self._workers.values():
             ray.kill(worker.actor)
         self._workers.clear()
         if self._owns_cluster and ray.is_initialized():
             ray.shutdown()
+        return events
+
+    def _leave(self, notice_seconds: float) -> list[Event]:
+        """What the actors have to say at the end, as far as it comes in time."""
+        deadline, events = time.monotonic() + notice_seconds, list[Event]()
+        last = {w.name: [*w.rounds, w.actor.leave.remote()] for w in self._workers.values() if w.loaded is None}
+        for references in last.values():  # in the order in which they were called
+            for reference in references:
+                ready, _ = ray.wait([reference], timeout=max(deadline - time.monotonic(), 0.0))
+                if not ready:
+                    break
+                with suppress(RayError):
+                    events += ray.get(reference)
+        return events
 
     def _follow_nodes(self) -> None:
         """As many actors as the cluster has room for or was asked for, within the limit."""
@@ -183,8 +233,9 @@ class RayPool:
     def _start_worker(self) -> None:
         name = f"ray-{self._started}"
         self._started += 1
+        remote: Any = ray.remote  # its annotations know no concurrency groups
         actor: Any = (
-            ray.remote(TrainerActor)
+            remote(concurrency_groups={"pulse": 1})(TrainerActor)
             .options(num_cpus=1, num_gpus=self._share.gpus, max_restarts=0, scheduling_strategy="SPREAD")
             .remote()
         )
@@ -199,6 +250,8 @@ class RayPool:
         try:
             news = ray.get(reference)
         except RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), UserError):
+                raise ExecutionError(f"A Ray worker cannot train this study: {cause}") from error
             return self._lose(worker, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         if worker.placed is not None:
             worker.placed, worker.placed_at = None, time.monotonic()
@@ -225,6 +278,23 @@ class RayPool:
                 events += self._lose(worker, f"not ready within {START_SECONDS:.0f} s of its start")
         return events
 
+    def _silent(self) -> list[Event]:
+        """Actors that train, or so it seems, but give no sign of life; their place is needed for another."""
+        now = time.monotonic()
+        heard_seconds = min(now - self._heard_at, 1.0)  # more than that: this process was stopped, and may be deaf yet
+        self._heard_at = now
+        events: list[Event] = []
+        for worker in [w for w in self._workers.values() if w.loaded is None]:
+            worker.quiet_seconds += heard_seconds
+            if worker.pulse is not None and ray.wait([worker.pulse], timeout=0)[0]:
+                worker.pulse, worker.quiet_seconds = None, 0.0  # an error is an answer, too: the rounds will tell
+            if worker.pulse is None and worker.quiet_seconds >= PULSE_SECONDS:
+                worker.pulse = worker.actor.pulse.options(concurrency_group="pulse").remote()
+            elif worker.quiet_seconds >= max(self._silence_seconds, 2 * PULSE_SECONDS):
+                ray.kill(worker.actor)
+                events += self._lose(worker, f"no sign of life for {worker.quiet_seconds:.0f} s")
+        return events
+
     def _lose(self, worker: _Worker, reason: str) -> list[Event]:
         del self._workers[worker.name]
         self._era += worker.era == self._era
@@ -232,7 +302,7 @@ class RayPool:
         if losses >= LOSSES_IN_A_ROW:
             raise ExecutionError(
                 f"Ray workers were lost {losses} times in a row before they had trained an epoch, at last: {reason}. "
-                "See the logs below /tmp/ray/session_latest/logs; `--executor inline` runs without Ray."
+                f"See the logs below {self._logs}; `--executor inline` runs without Ray."
             )
         self._looked_at = 0.0  # it is replaced at once where there is room
         return [WorkerLost(worker.name, reason)]

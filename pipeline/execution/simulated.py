@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from ..packed.stopping import stop_cause
 from ..records import (
     EpochReport,
     Event,
@@ -50,6 +51,7 @@ TEST_METRICS: Mapping[str, float] = {
     "test/active_units": -0.05,
     "test/elbo_se": -0.01,
 }
+"""made-up test metrics as multiples of the last val/elbo"""
 
 
 def elbo_curve(hyperparameters: Params, seed: int) -> tuple[float, ...]:
@@ -80,7 +82,6 @@ class _Run:
     neighbours: int
     times: list[float] = field(default_factory=list)
     """ends of the finished epochs"""
-    best: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -103,17 +104,19 @@ class SimulatedExecutor:
         losses: Mapping[str, float] | None = None,
         joins: Sequence[float] = (),
         devices: Mapping[str, str] | None = None,
+        fatal: Callable[[TrialTask], bool] = lambda _: False,
     ) -> None:
         """All times in virtual seconds since 0.
 
         seconds_per_epoch: mean over trials, each has a pace of its own; round_seconds: what happens within so much of
         the next event comes in one poll; losses: worker -> when it is lost. The first workers are there at once and
         called `simulated-0` and so on; a lost one's replacement gets the next number and takes `start_seconds`.
-        joins: when one more comes; devices: worker -> what its fingerprint says instead of `simulated`.
+        joins: when one more comes; devices: worker -> what its fingerprint says instead of `simulated`; fatal: which
+        trials end their worker with their first epoch.
         """
         self._slots, self._epoch_seconds = slots, seconds_per_epoch
         self._round_seconds, self._start_seconds = round_seconds, start_seconds
-        self._losses, self._devices = dict(losses or {}), dict(devices or {})
+        self._losses, self._devices, self._fatal = dict(losses or {}), dict(devices or {}), fatal
         self._workers: dict[str, _Worker] = {}
         self._agenda: list[tuple[float, int, Callable[[], Sequence[Event]]]] = []
         """(when, tie-break, what happens then)"""
@@ -155,10 +158,11 @@ class SimulatedExecutor:
             events += happen()
         return events
 
-    def close(self) -> None:
-        """Drops what is unfinished."""
+    def close(self, notice_seconds: float = 0.0) -> list[Event]:
+        """Drops what is unfinished: there is nothing to go on from."""
         self._workers.clear()
         self._agenda.clear()
+        return []
 
     def _plan(self, delay_seconds: float, happen: Callable[[], Sequence[Event]]) -> None:
         self._planned += 1
@@ -176,7 +180,8 @@ class SimulatedExecutor:
         return [WorkerJoined(name, HOST, {"device": self._devices.get(name, "simulated")}, self._slots)]
 
     def _lose(self, name: str) -> list[Event]:
-        del self._workers[name]
+        if self._workers.pop(name, None) is None:
+            return []
         self._start_worker(self._start_seconds)
         return [WorkerLost(name, f"lost at {self.now:g} s, as planned")]
 
@@ -200,16 +205,15 @@ class SimulatedExecutor:
         if name not in self._workers:
             return []
         epoch = len(run.times)
+        if self._fatal(run.task):
+            return self._lose(name)
         if epoch == len(run.curve):
             return [self._end(name, run, State.DIVERGED, f"made-up divergence in epoch {epoch + 1}")]
         run.times.append(self.now)
-        run.best = max(run.best, run.curve[epoch])
         report = EpochReport(run.task.key, epoch + 1, run.curve[epoch])
-        threshold = run.task.thresholds[epoch] if epoch < len(run.task.thresholds) else None
         if epoch + 1 == run.epochs:
             return [report, self._end(name, run, State.COMPLETE)]
-        if threshold is not None and run.best < threshold:
-            cause = f"best {run.best:.3f} below {threshold:.3f} after epoch {epoch + 1}"
+        if cause := stop_cause(run.task, run.curve[: epoch + 1]):
             return [report, self._end(name, run, State.STOPPED, cause)]
         self._plan(run.epoch_seconds, partial(self._epoch, name, run))
         return [report]

@@ -15,11 +15,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import BLOB
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from ..errors import LedgerAway, LedgerError
 from ..records import ENDED
-from .schema import Row
+from .schema import SCHEMA_VERSION, Row
+from .soundness import damaged
 
 DatabaseError = sa.exc.SQLAlchemyError
 """what every failing database raises, for those who reach one through another library"""
@@ -51,6 +53,13 @@ META = sa.MetaData()
 _T, _I, _B, _D = sa.Text, sa.Integer, sa.BigInteger, sa.Double
 
 
+class _Blob(BLOB):
+    """As SQLite has it: where SQLAlchemy would make bytes of a number, one cannot see that the row is damaged."""
+
+    def result_processor(self, dialect: Any, coltype: Any) -> None:
+        return None
+
+
 def _table(name: str, keys: str, required: Mapping[str, Any], optional: Mapping[str, Any], *more: Any) -> sa.Table:
     columns = [sa.Column(key, _T, primary_key=True) for key in keys.split()]
     columns += [sa.Column(column, kind, nullable=False) for column, kind in required.items()]
@@ -71,7 +80,7 @@ TRIALS = _table(
     {"arm": _T, "replicate": _I, "phase": _T, "number": _I, "state": _T, "seed": _B, "attempts": _I,
      "params": _T, "proposal": _T, "thresholds": _T, "files": _T},
     {"cause": _T, "epochs": _I, "started_at": _D, "ended_at": _D, "worker_seconds": _D, "worker": _T,
-     "host": _T, "largest_pack": _I, "curves": sa.LargeBinary},
+     "host": _T, "largest_pack": _I, "curves": sa.LargeBinary().with_variant(_Blob(), "sqlite")},
     sa.Index("trials_by_end", "sweep", "ended_at"),
     sa.Index("trials_by_state", "sweep", "arm", "phase", "state"),
 )
@@ -83,6 +92,8 @@ LEASE = _table(
 # fmt: on
 
 _REMEDIES = {
+    "malformed": "Restore the file from a copy, or name another --workdir and run the study there.",
+    "no such": "Restore the ledger from a copy, or name another --workdir or database URL and run the study there.",
     "not a database": "Move that file away, or name another --workdir or database URL.",
     "unable to open": "Check that its folder exists and may be written, or name another --workdir.",
     "readonly": "Check that the file and its folder may be written, or name another --workdir.",
@@ -107,7 +118,11 @@ def is_undelivered(sweep: str, target: str) -> list[sa.ColumnElement[bool]]:
 
 def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[Row]:
     """What `query` finds."""
-    return [row._asdict() for row in connection.execute(query)]
+    try:
+        return [row._asdict() for row in connection.execute(query)]
+    except (TypeError, ValueError) as error:  # a value that its column's type cannot read, such as text for a flag
+        names = ", ".join(sorted(table.name for table in query.get_final_froms() if isinstance(table, sa.Table)))
+        raise damaged(f"a row of {names}", f"holds what no column of it may hold ({error})") from error
 
 
 NOT_STALE = DELIVERIES.c.state != "stale"
@@ -222,12 +237,50 @@ def switch_to_wal(engine: sa.Engine, patience_seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def prepare(engine: sa.Engine, address: Address) -> None:
+    """Creates the tables where there are none; a ledger that is there is only read.
+
+    Raises LedgerError when it is another version's or the tables another's.
+    """
+    if address.is_file:
+        switch_to_wal(engine)
+    with engine.connect() as connection:
+        if _is_ours(connection, address):
+            return
+    with engine.connect() as connection:
+        connection = connection.execution_options(writes=True)
+        with connection.begin():
+            lock(connection, "tables")  # CREATE TABLE by two at once fails on PostgreSQL
+            if not _is_ours(connection, address):
+                META.create_all(connection)
+                connection.execute(sa.insert(VERSION), {"version": SCHEMA_VERSION})
+
+
+def _is_ours(connection: sa.Connection, address: Address) -> bool:
+    tables = set(sa.inspect(connection).get_table_names())
+    if VERSION.name in tables:
+        version = connection.execute(sa.select(sa.func.max(VERSION.c.version))).scalar()
+        if version == SCHEMA_VERSION:
+            return True
+        raise LedgerError(
+            f"This program reads ledgers of version {SCHEMA_VERSION}, but {address.shown} has version "
+            f"{version}. Install the vae-sweep that wrote it, or name another --workdir."
+        )
+    strangers = tables if connection.dialect.name == "sqlite" else tables & set(META.tables)
+    if strangers:
+        raise LedgerError(
+            f"A ledger's database holds nothing else, but {address.shown} has the tables "
+            f"{', '.join(sorted(strangers)[:5])} of another program. Name another --workdir or URL."
+        )
+    return False
+
+
 @contextmanager
 def mapped(address: Address) -> Iterator[None]:
     """Turns every SQLAlchemyError into a LedgerError with a remedy; LedgerAway where waiting may help."""
     try:
         yield
-    except sa.exc.SQLAlchemyError as error:
+    except (sa.exc.SQLAlchemyError, UnicodeDecodeError) as error:  # SQLite quotes a damaged file in its message
         cause = address.cause(error)
         fitting = (remedy for words, remedy in _REMEDIES.items() if words in cause.lower())
         remedy = next(fitting, "Check the database, then run the same command again.")
@@ -235,7 +288,7 @@ def mapped(address: Address) -> Iterator[None]:
         raise kind(f"The ledger {address.shown} must be readable and writable, but: {cause}. {remedy}") from error
 
 
-def _is_away(error: sa.exc.SQLAlchemyError) -> bool:
+def _is_away(error: Exception) -> bool:
     """Whether it was the connection that failed."""
     if not isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return False

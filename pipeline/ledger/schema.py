@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from ..errors import LeaseHeldError, LedgerError
 from ..records import ENDED, MOVES, Phase, State, TrialKey, TrialOutcome, TrialRecord, Value
+from .soundness import DELIVERY, LEASE, check, check_groups, damaged, sound_sweep, sound_trial, trial_name
 
 SCHEMA_VERSION = 1
 LEASE_SECONDS = 30.0
@@ -78,10 +79,14 @@ class Holder:
         pid = os.getpid()
         return cls(socket.gethostname(), pid, (_process_stat(pid) or ("", ""))[1], _scope())
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether it can be seen from here if this process runs."""
+        return (self.host, self.scope) == (socket.gethostname(), _scope())
+
     def is_gone(self) -> bool:
         """True when this process surely no longer runs; False when it does, or when that cannot be seen."""
-        here = socket.gethostname(), _scope()
-        if (self.host, self.scope) != here:
+        if not self.is_seen:
             return False
         stat = _process_stat(self.pid)
         if stat is not None:
@@ -145,24 +150,23 @@ def pack_floats(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
 
 
 def unpack_floats(blob: bytes) -> dict[str, dict[str, tuple[float, ...]]]:
-    """The inverse of `pack_floats`, NaN and infinities included. Raises LedgerError on a damaged blob."""
+    """The inverse of `pack_floats`, NaN and infinities included. Raises ValueError on a damaged blob."""
     try:
         data = zlib.decompress(blob)
         (length,) = struct.unpack_from("<I", data)
         header: dict[str, list[tuple[str, int]]] = json.loads(data[4 : 4 + length])
         values = struct.unpack(f"<{(len(data) - 4 - length) // 8}d", data[4 + length :])
-    except (zlib.error, struct.error, ValueError) as error:
-        raise LedgerError(
-            f"A trial's curves must be what this program wrote, but they are damaged ({error}). "
-            "Restore the ledger from a copy."
-        ) from error
-    groups: dict[str, dict[str, tuple[float, ...]]] = {}
-    at = 0
-    for group, names in header.items():
-        series = groups.setdefault(group, {})
-        for name, count in names:
-            series[name] = values[at : at + count]
-            at += count
+        groups: dict[str, dict[str, tuple[float, ...]]] = {}
+        at = 0
+        for group, names in header.items():
+            series = groups.setdefault(group, {})
+            for name, count in names:
+                series[str(name)] = values[at : at + count]
+                at += count
+        if at != len(values):
+            raise ValueError(f"{len(values)} numbers where {at} are named")
+    except (zlib.error, struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return groups
 
 
@@ -203,23 +207,28 @@ _OUTCOME_COLUMNS = (
 
 
 def trial_record(row: Mapping[str, Any]) -> TrialRecord:
-    """The inverse of `trial_row`."""
-    state = State(row["state"])
+    """The inverse of `trial_row`. Raises LedgerError, which names the trial, on a damaged row."""
+    sound = sound_trial(row)
+    state = State(sound["state"])
     return TrialRecord(
-        key=_key(row),
-        params={name: _value(value) for name, value in json.loads(row["params"]).items()},
-        seed=row["seed"],
+        key=TrialKey(sound["arm"], sound["replicate"], Phase(sound["phase"]), sound["number"]),
+        params={name: _value(value) for name, value in sound["params"].items()},
+        seed=sound["seed"],
         state=state,
-        attempts=row["attempts"],
-        proposal=json.loads(row["proposal"]),
-        thresholds=tuple(json.loads(row["thresholds"])),
+        attempts=sound["attempts"],
+        proposal=sound["proposal"],
+        thresholds=tuple(sound["thresholds"]),
         outcome=_unpack_outcome(state, row) if row["curves"] is not None else None,
-        files=json.loads(row["files"]),
+        files=sound["files"],
     )
 
 
-def _key(row: Mapping[str, Any]) -> TrialKey:
-    return TrialKey(row["arm"], row["replicate"], Phase(row["phase"]), row["number"])
+def counted(sweep: str, arm: str, phase: str, state: str, trials: int) -> tuple[tuple[str, Phase, State], int]:
+    """How many trials of an arm stand where. Raises LedgerError where they stand nowhere."""
+    try:
+        return (arm, Phase(phase), State(state)), trials
+    except ValueError as error:
+        raise damaged(f"trials of arm {arm!r} of sweep {sweep!r}", f"have an impossible standing: {error}") from error
 
 
 def _value(value: Any) -> Value:
@@ -232,7 +241,11 @@ def _pack_outcome(outcome: TrialOutcome) -> bytes:
 
 
 def _unpack_outcome(state: State, row: Mapping[str, Any]) -> TrialOutcome:
-    groups = unpack_floats(row["curves"])
+    try:
+        groups = unpack_floats(row["curves"])
+    except ValueError as error:
+        raise damaged(trial_name(row), f"has damaged curves ({error})") from error
+    check_groups(trial_name(row), groups)
     return TrialOutcome(
         state=state,
         curves=groups["curves"],
@@ -244,7 +257,7 @@ def _unpack_outcome(state: State, row: Mapping[str, Any]) -> TrialOutcome:
 
 def check_move(key: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether `new` has to be written over `stored`. Raises LedgerError on an illegal move."""
-    before, after = State(stored["state"]), State(new["state"])
+    before, after = State(sound_trial(stored)["state"]), State(new["state"])
     if before not in ENDED and (after == before or after in MOVES[before]):
         return True
     if after == before and is_same(stored, new):
@@ -264,19 +277,28 @@ def is_same(stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if stored["curves"] is None or new["curves"] is None:
         return stored["curves"] is new["curves"]
     # The compressed bytes may differ between zlib versions; what they hold may not.
-    return zlib.decompress(stored["curves"]) == zlib.decompress(new["curves"])
+    try:
+        return zlib.decompress(stored["curves"]) == zlib.decompress(new["curves"])
+    except zlib.error as error:
+        raise damaged(trial_name(stored), f"has damaged curves ({error})") from error
 
 
 def sweep_record(row: Mapping[str, Any]) -> SweepRecord:
-    """A row of the sweeps table as a record."""
-    fingerprint = row["fingerprint"]
-    return SweepRecord(**{**row, "fingerprint": json.loads(fingerprint) if fingerprint is not None else None})
+    """A row of the sweeps table as a record. Raises LedgerError, which names the sweep, on a damaged row."""
+    return SweepRecord(**sound_sweep(row))
 
 
 def lease_record(row: Mapping[str, Any]) -> LeaseRecord:
-    """A row of the lease table as a record."""
+    """A row of the lease table as a record. Raises LedgerError on a damaged row."""
+    check(row, LEASE, f"the {row['role']} of sweep {row['sweep']!r}")
     holder = Holder(row["host"], row["pid"], row["started"], row["scope"])
     return LeaseRecord(holder, row["since"], row["heartbeat"])
+
+
+def delivery_record(row: Mapping[str, Any]) -> DeliveryRecord:
+    """A row of the deliveries table as a record. Raises LedgerError on a damaged row."""
+    check(row, DELIVERY, f"the delivery of {row['item']!r} of sweep {row['sweep']!r}")
+    return DeliveryRecord(row["state"], row["run_id"], row["at"])
 
 
 def lease_held(sweep: str, role: Role, lease: LeaseRecord, now: float) -> LeaseHeldError:

@@ -23,23 +23,20 @@ from ..records import Phase, State, TrialKey, TrialRecord
 from .database import (
     DELIVERIES,
     LEASE,
-    META,
     NOT_STALE,
     SWEEPS,
     TRIALS,
-    VERSION,
     Address,
     is_undelivered,
     lock,
     make_engine,
     mapped,
+    prepare,
     rows_of,
-    switch_to_wal,
     upsertion,
 )
 from .patience import Patience
 from .schema import (
-    SCHEMA_VERSION,
     DeliveryRecord,
     Holder,
     LeaseRecord,
@@ -48,6 +45,8 @@ from .schema import (
     SweepRecord,
     SweepStatus,
     check_move,
+    counted,
+    delivery_record,
     is_same,
     lease_held,
     lease_record,
@@ -104,7 +103,7 @@ class Ledger:
         with mapped(address):
             ledger = cls(make_engine(address), address, away_seconds)
             try:
-                ledger._prepare()
+                prepare(ledger._engine, address)
             except BaseException:
                 ledger.close()
                 raise
@@ -196,14 +195,16 @@ class Ledger:
     # -- trials
 
     @_patiently
-    def save_trials(self, sweep: str, records: Sequence[TrialRecord]) -> None:
-        """Writes all `records` in one transaction, or none of them.
+    def save_trials(self, sweep: str, records: Sequence[TrialRecord], driver: Holder | None = None) -> None:
+        """Writes all `records` in one transaction, or none of them; only while `driver`, if given, has its lease.
 
-        Raises LedgerError on a move that records.MOVES does not allow; an ended trial stays as it is.
+        Raises LedgerError on a move that records.MOVES does not allow; an ended trial stays as it is. LeaseHeldError
+        where another took over from a driver that was stopped for long and came back.
         """
         rows = [trial_row(sweep, record) for record in records]
         last = {row["key"]: row for row in rows}
         with self._write() as connection:
+            self._fence(connection, sweep, driver)
             stored = _stored(connection, sweep, list(last))
             # What is there already was written before the answer was lost: no move at all.
             same = {key for key, row in stored.items() if is_same(row, last[key])}
@@ -215,13 +216,14 @@ class Ledger:
             self._upsert(connection, TRIALS, list(due.values()))
 
     @_patiently
-    def supersede(self, sweep: str, keys: Iterable[TrialKey]) -> None:
+    def supersede(self, sweep: str, keys: Iterable[TrialKey], driver: Holder | None = None) -> None:
         """Removes trials, ended ones too, whose keys others will have; what any tracker has of them is stale then.
 
         The one exception to records.MOVES: for trials that a larger study would not have asked for.
         """
         items, now = sorted(str(key) for key in keys), time.time()
         with self._write() as connection:
+            self._fence(connection, sweep, driver)
             query = sa.select(DELIVERIES.c.target).where(DELIVERIES.c.sweep == sweep).distinct()
             targets = connection.execute(query).scalars().all()
             for at in range(0, len(items), _CHUNK):
@@ -249,7 +251,7 @@ class Ledger:
         columns = (TRIALS.c.arm, TRIALS.c.phase, TRIALS.c.state)
         query = sa.select(*columns, sa.func.count()).where(TRIALS.c.sweep == sweep).group_by(*columns)
         rows = (tuple(row.values()) for row in self._fetch(query))
-        return {(arm, Phase(phase), State(state)): count for arm, phase, state, count in rows}
+        return dict(counted(sweep, *row) for row in rows)
 
     # -- lease
 
@@ -278,16 +280,8 @@ class Ledger:
         now += self._patience.waited_seconds
         with self._write() as connection:
             mine = sa.update(LEASE).where(*_is_held_by(sweep, role, holder)).values(heartbeat=now)
-            if connection.execute(mine).rowcount:
-                return
-            query = sa.select(LEASE).where(LEASE.c.sweep == sweep, LEASE.c.role == role)
-            taken = [lease_record(row) for row in rows_of(connection, query)]
-        if taken:
-            raise lease_held(sweep, role, taken[0], now)
-        raise LeaseHeldError(
-            f"The {role} of a sweep holds its lease, but that of {sweep!r} is gone: the sweep was deleted, "
-            "or its lease released. Run the same command again."
-        )
+            if not connection.execute(mine).rowcount:
+                raise _lease_lost(connection, sweep, role, now)
 
     @_patiently
     def release_lease(self, sweep: str, role: Role, holder: Holder) -> None:
@@ -338,7 +332,7 @@ class Ledger:
         if state is not None:
             query = query.where(DELIVERIES.c.state == state)
         rows = self._fetch(query)
-        return {row["item"]: DeliveryRecord(row["state"], row["run_id"], row["at"]) for row in rows}
+        return {row["item"]: delivery_record(row) for row in rows}
 
     @_patiently
     def undelivered(self, sweep: str, target: str, limit: int) -> list[TrialRecord]:
@@ -355,37 +349,13 @@ class Ledger:
 
     # -- inside
 
-    def _prepare(self) -> None:
-        """Creates the tables where there are none; a ledger that is there is only read."""
-        if self._address.is_file:
-            switch_to_wal(self._engine)
-        with self._engine.connect() as connection:
-            if self._is_ours(connection):
-                return
-        with self._write() as connection:
-            lock(connection, "tables")  # CREATE TABLE by two at once fails on PostgreSQL
-            if not self._is_ours(connection):
-                META.create_all(connection)
-                connection.execute(sa.insert(VERSION), {"version": SCHEMA_VERSION})
-
-    def _is_ours(self, connection: sa.Connection) -> bool:
-        """Whether there is a ledger; LedgerError when it is another version's or the tables another's."""
-        tables = set(sa.inspect(connection).get_table_names())
-        if VERSION.name in tables:
-            version = connection.execute(sa.select(sa.func.max(VERSION.c.version))).scalar()
-            if version == SCHEMA_VERSION:
-                return True
-            raise LedgerError(
-                f"This program reads ledgers of version {SCHEMA_VERSION}, but {self._address.shown} has version "
-                f"{version}. Install the vae-sweep that wrote it, or name another --workdir."
-            )
-        strangers = tables if connection.dialect.name == "sqlite" else tables & set(META.tables)
-        if strangers:
-            raise LedgerError(
-                f"A ledger's database holds nothing else, but {self._address.shown} has the tables "
-                f"{', '.join(sorted(strangers)[:5])} of another program. Name another --workdir or URL."
-            )
-        return False
+    def _fence(self, connection: sa.Connection, sweep: str, driver: Holder | None) -> None:
+        """Raises LeaseHeldError where `driver` is given and no longer the sweep's."""
+        if driver is None:
+            return
+        mine = sa.select(LEASE.c.role).where(*_is_held_by(sweep, "driver", driver)).with_for_update(read=True)
+        if connection.execute(mine).first() is None:
+            raise _lease_lost(connection, sweep, "driver", time.time())
 
     def _fetch(self, query: sa.Select[Any]) -> list[Row]:
         with mapped(self._address), self._engine.connect() as connection:
@@ -430,6 +400,17 @@ class Ledger:
             self._upsert(connection, DELIVERIES, rows, None if even_stale else NOT_STALE)
             found = set(connection.execute(query).scalars()) if state == "begun" else set(run_ids)
         return found & run_ids.keys()
+
+
+def _lease_lost(connection: sa.Connection, sweep: str, role: Role, now: float) -> LeaseHeldError:
+    """The error for a former holder."""
+    query = sa.select(LEASE).where(LEASE.c.sweep == sweep, LEASE.c.role == role)
+    for row in rows_of(connection, query):
+        return lease_held(sweep, role, lease_record(row), now)
+    return LeaseHeldError(
+        f"The {role} of a sweep holds its lease, but that of {sweep!r} is gone: the sweep was deleted, "
+        "or its lease released. Run the same command again."
+    )
 
 
 def _delivery(sweep: str, target: str, item: str, run_id: str | None, state: str, at: float) -> Row:

@@ -21,6 +21,7 @@ from ..data.dataset import DataSet
 from ..delivery.records import sweep_run
 from ..errors import UserError, VaeSweepError
 from ..launch import Where, load_study_data, open_ledger
+from ..own_code import admit_known, is_own
 from ..paths import write_atomically
 from ..records import Params, TrialRecord, derive_seed, digest
 from ..results import Results, load_results
@@ -49,6 +50,7 @@ def model_card(study: Study, values: Params, dataset: DataSet) -> ModelCard:
         network=given["network"],
         hidden=tuple(given["hidden"]),
         activation=given["activation"],
+        posterior=given["posterior"],
         latent_dim=given["latent_dim"],
         scale=given["scale"],
         likelihood=given["likelihood"],
@@ -74,9 +76,12 @@ def save_card(folder: Path, study: Study, values: Params) -> None:
 # -------------------------------------------------------------------------------------------- register
 
 
-def register(results: Results, record: TrialRecord, where: Where, name: str) -> RegisteredVersion:
+def register(
+    results: Results, record: TrialRecord, where: Where, name: str, code: Path | None = None
+) -> RegisteredVersion:
     """Registers a trial's weights as the MLflow model `name`, alias `champion`.
 
+    `code`: the folder of the user's own code that loads the data, if they name some; a model's own is refused.
     The files are read back and scored first. Raises UserError or VaeSweepError where weights, data or run are missing.
     """
     from ..serving.model import CARD, WEIGHTS, load_model
@@ -84,6 +89,16 @@ def register(results: Results, record: TrialRecord, where: Where, name: str) -> 
 
     if not _NAME.fullmatch(name):
         raise UserError(f"--register takes a name without blanks, quotes and any of / : @, but got {name!r}.")
+    values = results.hyperparameters(record)
+    own = sorted(
+        {str(values[name]) for name in ("network", "posterior", "scale", "likelihood") if is_own(values[name])}
+    )
+    if own:
+        raise UserError(
+            f"A registered model brings this program's code along, but not its author's own, and this one needs "
+            f"{', '.join(own)}. `vae-sweep sample {results.sweep.name}/{record.key} --code FOLDER` uses it from here."
+        )
+    results.admit_code(code, data_only=True)
     weights = _weights(results, record, where)
     dataset = _data(results)
     tracker = connect(where)
@@ -164,20 +179,26 @@ def _check_score(model: ServedModel, dataset: DataSet, record: TrialRecord) -> N
 # ---------------------------------------------------------------------------------------------- sample
 
 
-def open_model(text: str, where: Where) -> ServedModel:
-    """The model that `sample` was told: a folder or file, SWEEP/TRIAL, or one in the registry. Raises UserError."""
-    from ..serving.model import CARD, WEIGHTS, load_model, model_of
+def open_model(text: str, where: Where, code: Path | None = None) -> ServedModel:
+    """The model that `sample` was told: a folder or file, SWEEP/TRIAL, or one in the registry. Raises UserError.
+
+    `code`: the folder of the user's own code that the model may name.
+    """
+    from ..serving.model import CARD, WEIGHTS, load_model, model_of, own_code_in
 
     path = Path(text).expanduser()
     if path.is_dir() or path.suffix == ".safetensors":
         if path.suffix == ".safetensors" and (path.name != WEIGHTS or not path.is_file()):
             raise UserError(f"A model's weights are in {WEIGHTS} beside {CARD}, as `train` writes them, not {path}.")
-        return load_model(path if path.is_dir() else path.parent)
+        folder = path if path.is_dir() else path.parent
+        admit_known(dict.fromkeys(own_code_in(folder)), code)
+        return load_model(folder)
     sweep, slash, key = text.partition("/")
     if slash and sweep != "models:":
         with open_ledger(where) as ledger:
             results = load_results(ledger, sweep)
         record = results.record(key)
+        results.admit_code(code)
         weights = _weights(results, record, where)
         card = model_card(results.study, results.hyperparameters(record), _data(results))
         return model_of(card, weights)

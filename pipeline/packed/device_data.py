@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import DataSet
+from ..vae.aggregate import principal_features
+from ..vae.bounds import BOUND_IMAGES, bound_samples
 from ..vae.likelihoods import LIKELIHOODS
 from ..vae.metrics import EvaluationSet, evaluation_set
 from ..vae.model import standard_normal_bank
@@ -19,6 +21,8 @@ VALIDATION_SAMPLES = 1
 """samples of z per validation image: one, with the same noise for all trials and epochs"""
 TEST_SAMPLES = 32
 """samples of z per test image"""
+FEATURE_IMAGES = 1024
+"""training images, the first, that the principal axes for Fréchet distances are taken from, at the most"""
 PICTURE_BANK_SEED = 0
 """the prior samples of all runs of all sweeps are decoded from one bank of z"""
 
@@ -37,11 +41,18 @@ class DeviceData:
         self.train_x = self._tensor(dataset.train)
         self.train_log_base = float(self._likelihood.log_base(self.train_x).double().mean())
         self.evaluation = lru_cache(maxsize=None)(self._evaluation)
+        self.bound = lru_cache(maxsize=None)(self._bound)
+        self.features = lru_cache(maxsize=None)(self._features)
 
     @property
     def pixels(self) -> int:
         """Number D of values an image has."""
         return self.train_x.shape[1]
+
+    @property
+    def identity(self) -> str:
+        """What a trial's numbers depend on of the data and of the noise it is evaluated with."""
+        return f"{self._dataset.sha256} {self._bank_seed}"
 
     @property
     def test_images(self) -> int:
@@ -64,6 +75,23 @@ class DeviceData:
         x = self._tensor(self._dataset.val if split == "val" else self._dataset.test)
         noise = evaluation_noise(self._bank_seed, split, len(x), latent_dim).to(self.device, self.dtype)
         return evaluation_set(x, self._likelihood.log_base(x), noise)
+
+    def _bound(self, latent_dim: int) -> EvaluationSet:
+        """The first BOUND_IMAGES test images with the K samples of the importance-weighted bound."""
+        x = self._tensor(self._dataset.test[:BOUND_IMAGES])
+        samples = bound_samples(len(x))
+        bank = standard_normal_bank(self._bank_seed, "bound noise", samples * len(x), latent_dim)
+        noise = bank.view(samples, len(x), latent_dim).to(self.device, self.dtype)
+        return evaluation_set(x, self._likelihood.log_base(x), noise)
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and principal axes (D, F) of training images; on the host, float64."""
+        return principal_features(torch.tensor(self._dataset.train[:FEATURE_IMAGES]))
+
+    def test_factors(self) -> tuple[Tensor, tuple[int, ...]] | None:
+        """What the test images were made from, (N, F) on the host, and how many values each has; None: not known."""
+        factors = self._dataset.factors
+        return None if factors is None else (torch.tensor(factors.test), factors.sizes)
 
     def picture_noise(self, rows: int, latent_dim: int) -> Tensor:
         """The z that prior samples are decoded from, (rows, latent_dim)."""

@@ -9,7 +9,7 @@ A new optimizer is one entry in the table. Tested against torch.optim after 200 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Optimizer:
     """how many state buffers of the row's shape it needs"""
     update: Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, SlotHyper], None]
     """(row (P,), gradient (P,), state rows, step count () from 1 on, hyper): updates row and state in place"""
+    rescale: Callable[[SlotHyper, float], SlotHyper]
+    """(hyper, J) -> hyper under which parameters a step as far as J·a would under the given one (docs/catalogue.md)"""
 
 
 def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
@@ -88,9 +90,26 @@ def _fused_adam(
     )
 
 
+def _rescaled_sgd(hyper: SlotHyper, slope: float) -> SlotHyper:
+    return replace(hyper, learning_rate=hyper.learning_rate / slope**2, weight_decay=hyper.weight_decay * slope**2)
+
+
+def _rescaled_adam(hyper: SlotHyper, slope: float) -> SlotHyper:
+    return replace(
+        hyper,
+        learning_rate=hyper.learning_rate / slope,
+        adam_epsilon=hyper.adam_epsilon * slope,
+        weight_decay=hyper.weight_decay * slope**2,
+    )
+
+
+def _rescaled_adamw(hyper: SlotHyper, slope: float) -> SlotHyper:
+    return replace(_rescaled_adam(hyper, slope), weight_decay=hyper.weight_decay * slope)
+
+
 OPTIMIZERS: Mapping[str, Optimizer] = {
-    "sgd": Optimizer(buffers=1, update=_sgd),
-    "adam": Optimizer(buffers=2, update=_adam),
-    "adamw": Optimizer(buffers=2, update=_adamw),
+    "sgd": Optimizer(buffers=1, update=_sgd, rescale=_rescaled_sgd),
+    "adam": Optimizer(buffers=2, update=_adam, rescale=_rescaled_adam),
+    "adamw": Optimizer(buffers=2, update=_adamw, rescale=_rescaled_adamw),
 }
 """Every optimizer a study file may name."""

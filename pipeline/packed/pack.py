@@ -16,16 +16,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..records import State, TrialTask
+from ..records import State, TrialCheckpoint, TrialTask, derive_seed
+from ..vae.admission import admit
 from ..vae.metrics import ImageDetails, evaluate
 from ..vae.model import VAE, build_vae, initialise, start_from
 from ..vae.scales import SCALES
+from .checkpoint import resume, save
 from .device_data import DeviceData
 from .draws import batch_order, epoch_noise
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, SlotHyper
 from .slots import Slot, SlotMaths
 from .stack import Stack
 from .step import Step
+from .stopping import stop_cause
 from .structure import Structure
 
 CURVES = {
@@ -44,11 +47,12 @@ class Pack:
     """Trains its slots; `slots[i]` owns row i of every buffer."""
 
     def __init__(self, structure: Structure, data: DeviceData) -> None:
+        """Raises UserError where the structure's network cannot be trained in a pack."""
         self.structure, self.data = structure, data
         self.slots: list[Slot] = []
         self.step_seconds = 0.0
         """wall time spent in training steps so far"""
-        self.stack = Stack(self._fresh_model())
+        self.stack = Stack(admit(self._built(0), data.pixels).to(data.device, data.dtype))
         self._optimizer = OPTIMIZERS[structure.optimizer]
         self.rows_MP = self._buffer(0)
         self._state = [self._buffer(0) for _ in range(self._optimizer.buffers)]
@@ -57,30 +61,32 @@ class Pack:
         self._maths = SlotMaths([], data.dtype, data.device)
 
     def resettle(self, newcomers: Sequence[TrialTask]) -> None:
-        """Drops ended slots and admits newcomers; equal scales and objectives stand together."""
+        """Drops ended slots and admits newcomers; equal scales stand together."""
         if not newcomers and all(slot.running for slot in self.slots):
             return
-        now = time.time()
-        places: list[tuple[Slot, Tensor, int | None]] = [
-            (slot, self.rows_MP[i], i) for i, slot in enumerate(self.slots) if slot.running
-        ]
-        for task in newcomers:
-            slot = Slot(task, now)
-            places.append((slot, self._initial_row(slot), None))  # may raise: nothing is changed yet
-        places.sort(key=lambda place: (place[0].scale, place[0].objective))
-        old_state = self._state
-        self.rows_MP = self._buffer(len(places))
-        self._state = [self._buffer(len(places)) for _ in old_state]
+        places = [(slot, self.rows_of(slot)) for slot in self.slots if slot.running]
+        places += [self._place(task) for task in newcomers]  # may raise: nothing is changed yet
+        places.sort(key=lambda place: place[0].scale)
+        self.rows_MP, *self._state = (self._buffer(len(places)) for _ in range(1 + self._optimizer.buffers))
         self._gradient_MP = self._buffer(len(places))
-        for i, (_, row, source) in enumerate(places):
-            self.rows_MP[i] = row
-            if source is not None:
-                for new, old in zip(self._state, old_state, strict=True):
-                    new[i] = old[source]
-        self.slots = [slot for slot, _, _ in places]
+        for i, (_, rows) in enumerate(places):
+            for buffer, row in zip((self.rows_MP, *self._state), rows, strict=False):  # a beginner has no state yet
+                buffer[i] = row
+        self.slots = [slot for slot, _ in places]
         self._maths = SlotMaths(self.slots, self.data.dtype, self.data.device)
         for slot in self.slots:
             slot.largest_pack = max(slot.largest_pack, len(self.slots))
+
+    def rows_of(self, slot: Slot) -> list[Tensor]:
+        """A slot's parameters and optimizer state, each (P,): views that the next `resettle` leaves behind."""
+        i = self.slots.index(slot)
+        return [buffer[i] for buffer in (self.rows_MP, *self._state)]
+
+    def checkpoint(self, slot: Slot) -> TrialCheckpoint:
+        """A slot in training as it is between two epochs."""
+        return TrialCheckpoint(
+            slot.task.key, slot.epoch, save(slot, self.stack, self.rows_of(slot), self.data.identity)
+        )
 
     def train_epoch(self) -> None:
         """One epoch of every slot, its evaluation, and the decision who ends here."""
@@ -96,37 +102,46 @@ class Pack:
     def train_steps(self, limit: int | None = None) -> Tensor:
         """The optimizer steps of one epoch (at most `limit`); returns the mean training ELBO, (M,) float64."""
         self._maths.begin_epoch()
-        order_SMR, noise_SMRL = self._draw()
-        compute = Step(self.stack, self._maths, self.rows_MP, self._gradient_MP)
+        order_SMR, noise_SMKRL = self._draw()
+        compute = Step(
+            self.stack,
+            self._maths,
+            self.rows_MP,
+            self._gradient_MP,
+            samples=self.structure.samples,
+            images=self._batches.images,
+        )
         # Optimizer steps taken by each slot, as torch's fused kernels want them.
         taken_M = torch.tensor([float(slot.epoch * len(self._batches.counts)) for slot in self.slots])
         taken_M = taken_M.to(self.data.device)
         slot_rows = [
             (
                 slot,
-                self.rows_MP[i],
-                self._gradient_MP[i],
-                tuple(state[i] for state in self._state),
+                self.rows_MP[i, part],
+                self._gradient_MP[i, part],
+                tuple(state[i, part] for state in self._state),
                 taken_M[i],
-                slot.optimizer_hyper(),
+                hyper,
             )
             for i, slot in enumerate(self.slots)
+            for part, hyper in self._parts(slot)
         ]
         total_M = torch.zeros(len(self.slots), dtype=torch.float64, device=self.data.device)
-        for step, (order_MR, noise_MRL, weight_R, count) in enumerate(
-            zip(order_SMR, noise_SMRL, self._batches.weight_SR, self._batches.counts, strict=True)
+        for step, (order_MR, noise_MKRL, weight_R, count) in enumerate(
+            zip(order_SMR, noise_SMKRL, self._batches.weight_SR, self._batches.counts, strict=True)
         ):
             if step == limit:
                 break
-            x_MRD = self.data.train_x.index_select(0, order_MR.view(-1)).view(*order_MR.shape, -1)
-            terms, loss_MR = compute(x_MRD, noise_MRL, weight_R)
-            loss_M = (loss_MR * weight_R).sum(-1)
-            elbo_M = ((terms.distortion + terms.rate.sum(-1)) * weight_R).sum(-1)
-            total_M.sub_(elbo_M, alpha=count)
+            if self.stack.apart and (rows := _padded(count)) < self._batches.rows:
+                order_MR, noise_MKRL, weight_R = order_MR[:, :rows], noise_MKRL[:, :, :rows], weight_R[:rows]
+            x_MRD = self.data.train_x.index_select(0, order_MR.reshape(-1)).view(*order_MR.shape, -1)
+            computed = compute(x_MRD, noise_MKRL.contiguous(), weight_R)
+            loss_M = (computed.loss * weight_R).sum(-1)
+            total_M.sub_((computed.cost * weight_R).sum(-1), alpha=count)
             if not self._all_finite(loss_M):
                 for i, finite in enumerate(self._finite(loss_M)):
                     if self.slots[i].running and not finite:
-                        self.slots[i].end(State.DIVERGED, _blame(self.slots[i], step, loss_M[i], terms.raw[i]))
+                        self.slots[i].end(State.DIVERGED, _blame(self.slots[i], step, loss_M[i], computed.raw[i]))
             taken_M += 1
             for slot, row, gradient, state, taken, hyper in slot_rows:
                 if slot.running:
@@ -187,36 +202,62 @@ class Pack:
                 slot.curves.setdefault(curve, []).append(metrics[name][i])
             slot.epoch_times.append(now)
             slot.epoch += 1
-            _judge(slot, value)
+            _judge(slot)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         batches, latent = self._batches, self.structure.latent_dim
-        steps, rows, slots = len(batches.counts), batches.rows, len(self.slots)
-        order = torch.empty(steps, slots, rows, dtype=torch.int64)
-        noise = torch.empty(steps, slots, rows, latent, dtype=self.data.dtype)
+        steps, slots = len(batches.counts), len(self.slots)
+        shape = (steps, self.structure.samples, batches.rows, latent)
+        order = torch.empty(steps, slots, batches.rows, dtype=torch.int64)
+        noise = torch.empty(steps, slots, *shape[1:], dtype=self.data.dtype)
         for i, slot in enumerate(self.slots):
             order[:, i] = batch_order(slot.task.seed, slot.epoch, batches.images)[batches.positions_SR]
-            noise[:, i] = epoch_noise(slot.task.seed, slot.epoch, (steps, rows, latent), self.data.dtype)
+            noise[:, i] = epoch_noise(slot.task.seed, slot.epoch, shape, self.data.dtype)
         return order.to(self.data.device), noise.to(self.data.device)
 
-    def _fresh_model(self) -> VAE:
+    def _fresh_model(self, seed: int = 0) -> VAE:
+        return self._built(seed).to(self.data.dtype)
+
+    def _built(self, seed: int) -> VAE:
         structure = self.structure
         return build_vae(
             network=structure.network,
             pixels=self.data.pixels,
             hidden=structure.hidden,
             activation=structure.activation,
+            posterior=structure.posterior,
             latent_dim=structure.latent_dim,
             likelihood=structure.likelihood,
             levels=self.data.levels,
-        ).to(self.data.dtype)
+            image_shape=self.data.image_shape,
+            seed=seed,
+        )
+
+    def _place(self, task: TrialTask) -> tuple[Slot, list[Tensor]]:
+        """A newcomer with its rows: where its checkpoint is, or at the start."""
+        slot = Slot(task, time.time())
+        rows = resume(slot, self.stack, 1 + self._optimizer.buffers, self.data.identity) or [self._initial_row(slot)]
+        return slot, [row.to(self.data.device) for row in rows]
 
     def _initial_row(self, slot: Slot) -> Tensor:
-        model = self._fresh_model()
-        initialise(model, slot.task.seed)
-        if slot.task.hyperparameters["initial_sigma"] is not None:
-            start_from(model, SCALES[slot.scale], slot.number("initial_sigma"))
-        return self.stack.row_of(model).to(self.data.device)
+        seed = slot.task.seed
+        model = self._fresh_model(derive_seed(seed, "network"))
+        initialise(model, seed)
+        scale, sigma = SCALES[slot.scale], slot.initial_sigma()
+        if sigma is None and self.structure.posterior == "shared_scale" and scale.reaches(1.0):
+            sigma = 1.0  # a head that does not look has no weights of its own to start from
+        if sigma is not None:
+            start_from(model, scale, sigma, matched=slot.task.hyperparameters["protocol"] != "as_shipped")
+        return self.stack.row_of(dict(model.named_parameters()))
+
+    def _parts(self, slot: Slot) -> list[tuple[slice, SlotHyper]]:
+        """Which part of a slot's row is updated how; every part begins at a multiple of 16 elements."""
+        hyper, slope = slot.optimizer_hyper(), slot.head_slope()
+        if slope == 1:
+            return [(slice(None), hyper)]
+        head = self.stack.part("raw_scale.")
+        rescaled = self._optimizer.rescale(hyper, slope)
+        return [(slice(0, head.start), hyper), (head, rescaled), (slice(head.stop, None), hyper)]
 
     def _buffer(self, slots: int) -> Tensor:
         return torch.zeros(slots, self.stack.row_length, dtype=self.data.dtype, device=self.data.device)
@@ -232,7 +273,7 @@ class _Batches:
     def __init__(self, images: int, batch_size: int, data: DeviceData) -> None:
         self.images = images
         size = min(batch_size, images)
-        self.rows = size + -size % 16
+        self.rows = _padded(size)
         starts = range(0, images, size)
         self.counts = [min(size, images - start) for start in starts]
         self.positions_SR = torch.tensor(
@@ -248,16 +289,16 @@ class _Batches:
         )
 
 
-def _judge(slot: Slot, value: float) -> None:
+def _padded(count: int) -> int:
+    return count + -count % 16
+
+
+def _judge(slot: Slot) -> None:
     """Ends a slot at its last epoch or by its stopping rule, in that order."""
-    slot.best = max(slot.best, value)
     if slot.epoch >= slot.epochs:
         slot.end(State.COMPLETE)
-        return
-    thresholds = slot.task.thresholds
-    threshold = thresholds[slot.epoch - 1] if slot.epoch <= len(thresholds) else None
-    if threshold is not None and slot.best < threshold:
-        slot.end(State.STOPPED, f"best {slot.best:.3f} below {threshold:.3f} after epoch {slot.epoch}")
+    elif cause := stop_cause(slot.task, slot.curves["val/elbo"]):
+        slot.end(State.STOPPED, cause)
 
 
 def _blame(slot: Slot, step: int, loss: Tensor, raw_RL: Tensor) -> str:

@@ -1,59 +1,111 @@
-"""One step of a pack: terms, loss, and the gradient of every parameter, written into the pack's buffer.
+"""One step of a pack: loss, and the gradient of every parameter, written into the pack's buffer.
 
-The same computation as `elbo_terms` under autograd (tested against it), piece by piece: autograd's cost per node is
-what a pack of small models would pay most for. Scales go back by their J(a), objectives and likelihoods by what
-their entries offer, else by autograd.
+The same computation as an objective's loss of `draw` under autograd (tested against it), piece by piece: autograd's
+cost per node is what a pack of small models would pay most for. Where a loss is D + weight·R of one sample and the
+posterior is diagonal, all goes back by hand: scales by their J(a), likelihoods by what their entries offer. Else the
+part between the encoder's heads and the decoder goes back by autograd. Which way it is depends on the structure alone.
 
-Axes: M slot, P padded parameters, R rows of a batch, D data, L latent.
+Axes: M slot, P padded parameters, K samples of z an image, R rows of a batch, D data, L latent.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..vae.likelihoods import Sloped
-from ..vae.model import Terms
-from ..vae.posterior import Posterior
+from ..vae.objectives import Draws, Objective
+from ..vae.posterior import Diagonal
 from .pieces import Back, ByAutograd, Parameter, piece_of
 from .slots import SlotMaths
 from .stack import Stack
 
 
+class Computed(NamedTuple):
+    """What a step tells beside the gradient."""
+
+    loss: Tensor
+    """(M, R)"""
+    cost: Tensor
+    """D + R, the negative ELBO without the likelihood's base measure, (M, R)"""
+    raw: Tensor
+    """the scale head's output, (M, R, L)"""
+
+
 class Step:
     """Computes steps with one binding of rows and gradients; valid until the rows lie elsewhere."""
 
-    def __init__(self, stack: Stack, maths: SlotMaths, rows_MP: Tensor, gradient_MP: Tensor) -> None:
+    def __init__(
+        self, stack: Stack, maths: SlotMaths, rows_MP: Tensor, gradient_MP: Tensor, *, samples: int, images: int
+    ) -> None:
+        """samples: K. images: number of training images."""
         self._model, self._maths = stack.model, maths
+        self._samples, self._images = samples, images
         gradients = stack.views(gradient_MP)
         self._parameters = {
             leaf.name: Parameter(value, gradient)
             for leaf, value, gradient in zip(stack.leaves, stack.bind(rows_MP), gradients, strict=True)
         }
         self._encoder = piece_of(stack.model.encoder, self._of("encoder"), to_input=False)
-        self._mean = piece_of(stack.model.mean, self._of("mean"))
-        self._raw_scale = piece_of(stack.model.raw_scale, self._of("raw_scale"))
+        self._heads = [piece_of(stack.model.get_submodule(name), self._of(name)) for name in stack.model.head_names]
         self._decoder = piece_of(stack.model.decoder, self._of("decoder"))
 
     @torch.no_grad()
-    def __call__(self, x_MRD: Tensor, noise_MRL: Tensor, weight_R: Tensor) -> tuple[Terms, Tensor]:
-        """The terms and the loss (M, R) of a batch; the gradient is that of the sum of loss * weight_R."""
+    def __call__(self, x_MRD: Tensor, noise_MKRL: Tensor, weight_R: Tensor) -> Computed:
+        """What a batch comes to; the gradient is that of the sum of loss * weight_R."""
         features, back_encoder = self._encoder(self._model.scaled(x_MRD))
-        mean, back_mean = self._mean(features)
-        raw, back_raw_scale = self._raw_scale(features)
-        posterior = Posterior(mean, *self._maths.scale(raw))
+        outputs, backs = zip(*(head(features) for head in self._heads), strict=True)
+        objective = self._maths.objective
+        if self._model.family.by_hand and objective.rate_weight is not None and self._samples == 1:
+            computed, to_outputs = self._by_hand(x_MRD, noise_MKRL.squeeze(1), weight_R, outputs)
+        else:
+            computed, to_outputs = self._by_autograd(x_MRD, noise_MKRL, weight_R, outputs)
+        first, *others = [back(gradient) for back, gradient in zip(backs, to_outputs, strict=True)]
+        for other in others:
+            first.add_(other)
+        back_encoder(first)
+        return computed
+
+    def _by_hand(
+        self, x_MRD: Tensor, noise_MRL: Tensor, weight_R: Tensor, outputs: Sequence[Tensor]
+    ) -> tuple[Computed, Sequence[Tensor]]:
+        mean, raw = outputs
+        posterior = Diagonal(mean, *self._maths.scale(raw))
         output, back_decoder = self._decoder(posterior.sample(noise_MRL))
         kernel, back_kernel = self._kernel(x_MRD, output)
-        terms = Terms(-kernel, posterior.kl(), posterior, raw)
-        loss, to_terms = self._maths.loss_and_gradients(terms, weight_R)
-        to_z = back_decoder(back_kernel(-to_terms.distortion))
-        to_mean, to_log_sigma = posterior.back(noise_MRL, to_z, to_terms.rate)
+        distortion, rate = -kernel, posterior.kl().sum(-1)
+        weight = _rate_weight(self._maths.objective, self._maths)
+        loss = distortion + rate * weight
+        to_kernel = -weight_R.expand_as(loss)
+        to_z = back_decoder(back_kernel(to_kernel))
+        to_mean, to_log_sigma = posterior.back(noise_MRL, to_z, (weight_R * weight).unsqueeze(-1))
         to_raw = to_log_sigma.mul_(self._maths.jacobian(raw))
-        if to_terms.rest is not None:
-            to_mean += to_terms.rest[0]
-            to_raw += to_terms.rest[1]
-        back_encoder(back_mean(to_mean).add_(back_raw_scale(to_raw)))
-        return terms, loss
+        return Computed(loss, distortion + rate, raw), (to_mean, to_raw)
+
+    def _by_autograd(
+        self, x_MRD: Tensor, noise_MKRL: Tensor, weight_R: Tensor, outputs: Sequence[Tensor]
+    ) -> tuple[Computed, Sequence[Tensor]]:
+        slots, samples, rows, _ = noise_MKRL.shape
+        leaves = [output.detach().requires_grad_() for output in outputs]
+        with torch.enable_grad():
+            posterior = self._model.family.posterior(self._maths.scale, *(leaf.unsqueeze(1) for leaf in leaves))
+            z = posterior.sample(noise_MKRL)
+        output, back_decoder = self._decoder(z.detach().reshape(slots, samples * rows, -1))
+        x = x_MRD.unsqueeze(1).expand(-1, samples, -1, -1).reshape(slots, samples * rows, -1) if samples > 1 else x_MRD
+        kernel, back_kernel = self._kernel(x, output)
+        leaf = kernel.view(slots, samples, rows).detach().requires_grad_()
+        with torch.enable_grad():
+            draws = Draws(leaf, z, posterior, weight_R, self._images)
+            loss = self._maths.objective.loss(draws, self._maths.numbers)
+        to_loss = weight_R.expand_as(loss)
+        (to_kernel,) = torch.autograd.grad(loss, leaf, to_loss, retain_graph=True)
+        to_z = back_decoder(back_kernel(to_kernel.view(slots, samples * rows))).view_as(z)
+        to_outputs = torch.autograd.grad([loss, z], leaves, [to_loss, to_z], materialize_grads=True)
+        cost = draws.distortion() + draws.rate().sum(-1)
+        return Computed(loss.detach(), cost.detach(), outputs[1]), to_outputs
 
     def _kernel(self, x_MRD: Tensor, output_MRD: Tensor) -> tuple[Tensor, Back]:
         """The likelihood's kernel (M, R) and the way back to the decoder's output."""
@@ -74,3 +126,8 @@ class Step:
             for name, parameter in self._parameters.items()
             if name.startswith(prefix)
         }
+
+
+def _rate_weight(objective: Objective, maths: SlotMaths) -> Tensor:
+    assert objective.rate_weight is not None
+    return objective.rate_weight(maths.numbers)

@@ -19,8 +19,11 @@ class Structure:
     network: str
     hidden: tuple[int, ...]
     activation: str
+    posterior: str
     latent_dim: int
     likelihood: str
+    objective: str
+    samples: int
     batch_size: int
     optimizer: str
     dtype: str

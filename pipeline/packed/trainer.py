@@ -6,6 +6,7 @@ Knows no Ray; the executors own one trainer a worker.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -13,30 +14,45 @@ from collections.abc import Collection, Sequence
 import torch
 
 from ..data.dataset import DataSet
-from ..records import EpochReport, State, TrialEnded, TrialKey, TrialTask, WorkerUse
+from ..own_code import is_own
+from ..records import EpochReport, Params, State, TrialCheckpoint, TrialEnded, TrialKey, TrialTask, WorkerUse
 from .device_data import DeviceData
-from .exactness import packs_exactly
+from .exactness import packs_exactly, runs_across
 from .finish import failed_outcome, finish_slots
 from .pack import Pack
 from .slots import Slot
 from .snapshots import take_snapshots
 from .structure import Structure, structure_of
-from .tuning import best_width, most_slots
+from .tuning import across_pays, best_width, most_slots
+
+News = EpochReport | TrialCheckpoint | TrialEnded | WorkerUse
 
 
 class Trainer:
     """Trains what it is given, at most `slots` trials at once (None: as many as pay, by measurement)."""
 
-    def __init__(self, dataset: DataSet, *, slots: int | None, bank_seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        dataset: DataSet,
+        *,
+        slots: int | None,
+        bank_seed: int,
+        device: str = "cpu",
+        checkpoint_seconds: float = math.inf,
+    ) -> None:
+        """`checkpoint_seconds`: how often the state of a trial that goes on is given out."""
         self._dataset, self._bank_seed = dataset, bank_seed
         self._device = torch.device(device)
-        self._automatic = slots is None
+        self._automatic, self._checkpoint_seconds = slots is None, checkpoint_seconds
         self.slots = most_slots(self._device) if slots is None else slots
         """trials that are trained at once, at the most"""
         self._queue: deque[TrialTask] = deque()
         self._alone: set[TrialKey] = set()
         self._packs: dict[Structure, Pack] = {}
         self._width: dict[Structure, int] = {}
+        self._across: set[Structure] = set()
+        self._packs_scale: dict[tuple[Structure, str], bool] = {}
+        """whether a scale of the user's own packs exactly"""
         self._data: dict[tuple[str, torch.dtype], DeviceData] = {}
         self._use, self._used_until = WorkerUse(), time.perf_counter()
 
@@ -55,13 +71,23 @@ class Trainer:
         """Whether anything is queued or training."""
         return bool(self._queue or self._packs)
 
-    def advance(self, seconds: float) -> list[EpochReport | TrialEnded | WorkerUse]:
+    def checkpoints(self, older_than_seconds: float = 0.0) -> list[TrialCheckpoint]:
+        """The state of every trial in training whose last one is that old and that has finished an epoch since."""
+        now, found = time.monotonic(), []
+        for pack in self._packs.values():
+            for slot in pack.slots:
+                if slot.running and slot.epoch > slot.saved_epoch and now - slot.saved_at >= older_than_seconds:
+                    found.append(pack.checkpoint(slot))
+                    slot.saved_at, slot.saved_epoch = now, slot.epoch
+        return found
+
+    def advance(self, seconds: float) -> list[News]:
         """Trains whole epochs for about `seconds`, at least one where there is work, and says what happened.
 
         Last comes what the time since the last such call with work went into.
         """
         deadline = time.monotonic() + seconds
-        events: list[EpochReport | TrialEnded | WorkerUse] = []
+        events: list[News] = []
         self._account(0)
         while self.busy:
             events += self._admit()
@@ -71,6 +97,7 @@ class Trainer:
                 events += self._train(structure, pack)
                 self._use += WorkerUse(step_seconds=pack.step_seconds - before)
             self._account(occupied)
+            events += self.checkpoints(self._checkpoint_seconds)
             if time.monotonic() >= deadline:
                 break
         if events:
@@ -111,6 +138,7 @@ class Trainer:
         pack, failed = self._packs.get(structure), []
         try:
             pack = pack or Pack(structure, self._device_data(structure))
+            pack.stack.run_across(structure in self._across)
             pack.resettle(tasks)
         except Exception as error:  # a network or an initial value that cannot be
             failed = self._blame([Slot(task, time.time()) for task in tasks], error)
@@ -125,16 +153,33 @@ class Trainer:
     def _limit(self, structure: Structure, members: Sequence[TrialTask]) -> int:
         if any(task.key in self._alone for task in members):
             return 1
-        if structure not in self._width:
-            data, sample = self._device_data(structure), members[0].hyperparameters
-            try:
-                width = self.slots if packs_exactly(structure, data, sample) else 1
-                if width > 1 and self._automatic:
-                    width = best_width(structure, data, sample)
-            except Exception:  # that trial will raise again when it is trained, and be blamed then
-                return 1
-            self._width[structure] = width
-        return self._width[structure]
+        sample = {**members[0].hyperparameters, "scale": "log_variance"}
+        own = {str(task.hyperparameters["scale"]) for task in members if is_own(task.hyperparameters["scale"])}
+        try:
+            if structure not in self._width:
+                self._width[structure] = self._widest(structure, sample)
+            exact = [self._scale_packs(structure, {**sample, "scale": scale}) for scale in sorted(own)]
+        except Exception:  # that trial will raise again when it is trained, and be blamed then
+            return 1
+        return self._width[structure] if all(exact) else 1
+
+    def _widest(self, structure: Structure, sample: Params) -> int:
+        """How many slots a pack may have, by trying."""
+        data = self._device_data(structure)
+        across = runs_across(structure, data, sample) and across_pays(structure, data, sample)
+        width = best_width(structure, data, sample, across=across) if self._automatic else self.slots
+        if width > 1 and not across and not packs_exactly(structure, data, sample):
+            return 1
+        self._across |= {structure} if across else set()
+        return width
+
+    def _scale_packs(self, structure: Structure, sample: Params) -> bool:
+        """Whether the sample's scale, one of the user's own, packs exactly."""
+        key = (structure, str(sample["scale"]))
+        if key not in self._packs_scale:
+            across = structure in self._across
+            self._packs_scale[key] = packs_exactly(structure, self._device_data(structure), sample, across=across)
+        return self._packs_scale[key]
 
     def _train(self, structure: Structure, pack: Pack) -> Sequence[EpochReport | TrialEnded]:
         try:

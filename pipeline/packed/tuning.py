@@ -7,7 +7,6 @@ nothing. The answer changes speed only, never a number. A cache that cannot be r
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..paths import write_atomically
+from ..paths import user_cache, write_atomically
 from ..records import Params, Phase, TrialKey, TrialTask, digest
 from .device_data import DeviceData
 from .pack import Pack
@@ -39,23 +38,37 @@ def most_slots(device: torch.device) -> int:
     return (GPU_WIDTHS if device.type == "cuda" else WIDTHS)[-1]
 
 
-def best_width(structure: Structure, data: DeviceData, sample: Params) -> int:
-    """The number of slots with the cheapest slot-step; from the cache where it was measured before."""
+ACROSS_SLOTS = 8
+"""with so many, going across slots must pay"""
+
+
+def best_width(structure: Structure, data: DeviceData, sample: Params, *, across: bool = False) -> int:
+    """The number of slots with the cheapest slot-step; from the cache where it was measured before.
+
+    `across`: what runs slot by slot goes by vmap.
+    """
     known = _read_cache()
-    key = _key(structure, data)
+    key = _key(structure, data, across)
     if key not in known:
-        known[key] = _measure(structure, data, sample)
+        known[key] = _measure(structure, data, sample, across)
         _write_cache(known)
     return known[key]
 
 
-def _measure(structure: Structure, data: DeviceData, sample: Params) -> int:
+def across_pays(structure: Structure, data: DeviceData, sample: Params) -> bool:
+    """Whether going across slots by vmap is quicker here than slot by slot; changes no number (exactness.py)."""
+    packs = [_sample_pack(structure, data, sample, ACROSS_SLOTS, across) for across in (True, False)]
+    seconds = [min(_slot_step_seconds(pack) for _ in range(2)) for pack in packs]
+    return seconds[0] < seconds[1]
+
+
+def _measure(structure: Structure, data: DeviceData, sample: Params, across: bool) -> int:
     packs: dict[int, Pack] = {}
     seconds: dict[int, float] = {}
     began = time.perf_counter()
     for width in GPU_WIDTHS if data.device.type == "cuda" else WIDTHS:
         try:
-            packs[width] = _sample_pack(structure, data, sample, width)
+            packs[width] = _sample_pack(structure, data, sample, width, across)
             seconds[width] = _slot_step_seconds(packs[width])
         except (MemoryError, RuntimeError):  # too little memory: torch has no exception of its own for the CPU
             packs.pop(width, None)
@@ -76,8 +89,9 @@ def _cheapest(seconds: Mapping[int, float]) -> int:
     return max((width for width, cost in seconds.items() if cost <= enough), default=1)
 
 
-def _sample_pack(structure: Structure, data: DeviceData, sample: Params, width: int) -> Pack:
+def _sample_pack(structure: Structure, data: DeviceData, sample: Params, width: int, across: bool) -> Pack:
     pack = Pack(structure, data)
+    pack.stack.run_across(across)
     pack.resettle(
         [
             TrialTask(TrialKey("tuning", 0, Phase.SEARCH, i), {**sample, "scale": "log_variance"}, seed=i)
@@ -95,9 +109,9 @@ def _slot_step_seconds(pack: Pack) -> float:
     return (clock() - began) / (len(pack.slots) * STEPS)
 
 
-def _key(structure: Structure, data: DeviceData) -> str:
+def _key(structure: Structure, data: DeviceData, across: bool) -> str:
     device = torch.cuda.get_device_name() if data.device.type == "cuda" else f"{platform.node()} {_processor()}"
-    return digest([asdict(structure), data.pixels, device, torch.__version__])
+    return digest([asdict(structure), data.image_shape, across, device, torch.__version__])
 
 
 def _processor() -> str:
@@ -109,8 +123,7 @@ def _processor() -> str:
 
 
 def _cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "vae-sweep" / "slots.json"
+    return user_cache() / "slots.json"
 
 
 def _read_cache() -> dict[str, int]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..comparison import ArmResult, ReplicateResult, estimate, metric_value
-from ..config import Domain
 from ..records import ENDED, Params, Phase, TrialKey, TrialRecord, canonical_json
+from ..study_file.values import Domain
 
 
 @dataclass(frozen=True, slots=True)

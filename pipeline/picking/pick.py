@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..comparison import ArmResult, Comparison, Estimate, estimate
-from ..config import Domain
 from ..errors import UserError, VaeSweepError
 from ..records import Params, Phase, TrialKey, TrialRecord
+from ..study_file.values import Domain
 from .candidates import Candidate, Contest, make_contest
 from .certainty import Certainty, certainty
 from .rules import OBJECTIVES, RULES, Choice, FrontPoint, highest

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..comparison import metric_value
-from ..config import ChoiceDomain, FloatDomain, IntDomain
 from ..errors import UserError, VaeSweepError
 from ..records import Params, TrialRecord, Value, canonical_json, derive_seed
+from ..study_file.values import ChoiceDomain, FloatDomain, IntDomain
 from .candidates import Candidate, Contest
 
 Range = FloatDomain | IntDomain

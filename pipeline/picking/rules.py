@@ -62,6 +62,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "active_units": Objective(1, "val/active_units", lambda one: one.measures.get("val/active_units")),
     "epochs": Objective(-1, "epochs trained", lambda one: one.measures["epochs"]),
 }
+"""name in `best --objectives` -> what it looks at, and which way is better"""
 DEFAULT_OBJECTIVES = ("elbo", "size")
 
 
@@ -198,3 +199,4 @@ RULES: Mapping[str, Rule] = {
     "pareto": pareto,
     "robust": robust,
 }
+"""name in `best --rule` -> rule"""

@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-from plotly.subplots import make_subplots
 
 from ..analysis.shapes import Importance, RateDistortion, SearchPoint, Sensitivity, TuningCurve
 from ..comparison import ArmResult, Comparison, Estimate, Pair
 from ..records import Params, Value
+from .drawing import arm_line, each_arm, empty_figure, plain_text
 from .numbers import value_text
-from .panels import COLOURS, Panel, Style, bounds, level_of, padded, panels, spread, styles, visible
+from .panels import COLOURS, Panel, bounds, level_of, padded, panels, spread, styles, visible
 
 PATTERNS = ("", "/", ".", "x", "-", "+")
-ROW_PIXELS, PANEL_PIXELS, AROUND_PIXELS = 40, 280, 70
 MARGIN_BAND = "#dfe7ee"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
 # -------------------------------------------------------------------------------------- comparison
 
@@ -47,7 +43,7 @@ def differences(comparison: Comparison, *, only: Params | None = None) -> go.Fig
         max(-limit, min([-2 * margin, *(low for low, _ in every)])),
         min(limit, max([2 * margin, *(high for _, high in every)])),
     )
-    figure = _figure(shown, "difference, nats per image", "", rows=True)
+    figure = empty_figure(shown, "difference, nats per image", "", rows=True)
 
     def word(arm: ArmResult) -> str:
         return f"{pairs[arm.id].verdict}{_one_search(pairs[arm.id], comparison)}"
@@ -63,7 +59,7 @@ def differences(comparison: Comparison, *, only: Params | None = None) -> go.Fig
 def arm_means(comparison: Comparison, *, only: Params | None = None) -> go.Figure:
     """Mean of every arm with its interval, nats per image; each panel has a range of its own."""
     shown = panels(comparison, only)
-    figure = _figure(shown, f"{comparison.metric}, nats per image", "", rows=True)
+    figure = empty_figure(shown, f"{comparison.metric}, nats per image", "", rows=True)
     for row, panel in enumerate(shown, 1):
         known = [bounds(arm.estimate) for arm in panel.arms if arm.estimate]
         low, high = visible([value for ends in known for value in ends], top=True)
@@ -90,14 +86,17 @@ def _forest(
     for y, arm in enumerate(arms):
         level = level_of(arm, comparison.factors)
         note = word(arm)
-        ticks.append(_text(level) + (f"<br><span style='color:#555'>{_text(note)}</span>" if note else ""))
+        ticks.append(plain_text(level) + (f"<br><span style='color:#555'>{plain_text(note)}</span>" if note else ""))
         found = value(arm)
         if found is None:
             continue
         low, high = bounds(found)
         edge = span[0] if found.mean < span[0] else span[1] if found.mean > span[1] else None
-        trace = {"name": _text(level), "y": [y], "showlegend": False, "mode": "markers"}
-        symbol, hover = looks[level].symbol, f"{_text(level)}: {found.mean:.4g} [{low:.4g}, {high:.4g}]<extra></extra>"
+        trace = {"name": plain_text(level), "y": [y], "showlegend": False, "mode": "markers"}
+        symbol, hover = (
+            looks[level].symbol,
+            f"{plain_text(level)}: {found.mean:.4g} [{low:.4g}, {high:.4g}]<extra></extra>",
+        )
         if edge is not None:
             symbol = "triangle-left" if edge == span[0] else "triangle-right"
             side = "middle right" if edge == span[0] else "middle left"
@@ -131,11 +130,11 @@ def tuning_curves(
     of = {curve.arm: curve for curve in curves}
     shown = panels(comparison, only)
     x_title = "trials of one search" if by == "trials" else "epochs of one search"
-    figure = _figure(shown, x_title, "best val/elbo so far")
-    for row, arm, style in _each(shown, comparison, of):
+    figure = empty_figure(shown, x_title, "best val/elbo so far")
+    for row, arm, style in each_arm(shown, comparison, of):
         curve = of[arm.id]
         x = curve.trials if by == "trials" else curve.epochs
-        line = _line(arm, comparison, style, list(x), list(curve.mean), row)
+        line = arm_line(arm, comparison, style, list(x), list(curve.mean), row)
         if curve.mean and curve.mean[-1] is not None and curve.low[-1] is not None and curve.high[-1] is not None:
             above, below = curve.high[-1] - curve.mean[-1], curve.mean[-1] - curve.low[-1]
             rest = [0.0] * (len(curve.mean) - 1)
@@ -159,17 +158,17 @@ def random_search_bands(
     """
     of = {curve.arm: curve.band for curve in curves if curve.band is not None}
     shown = panels(comparison, only)
-    figure = _figure(shown, "random trials", "best val/elbo")
+    figure = empty_figure(shown, "random trials", "best val/elbo")
     for row, panel in enumerate(shown, 1):
         mine = [arm for arm in panel.arms if arm.id in of]
         medians = [value for arm in mine for value in of[arm.id].median if math.isfinite(value)]
         low, high = visible(medians, top=True)
         ticks = sorted({2**i for arm in mine for i in range(12) if 2**i <= len(of[arm.id].trials)})
-        for position, (_, arm, style) in enumerate(_each([panel], comparison, of)):
+        for position, (_, arm, style) in enumerate(each_arm([panel], comparison, of)):
             band = of[arm.id]
             at = [band.trials.index(tick) for tick in ticks if tick in band.trials]
             x = [i + 0.7 * ((position + 0.5) / max(len(mine), 1) - 0.5) for i in range(len(at))]
-            trace = _line(arm, comparison, style, x, [band.median[i] for i in at], row)
+            trace = arm_line(arm, comparison, style, x, [band.median[i] for i in at], row)
             up = [max(min(band.high[i], high + 10 * (high - low)) - band.median[i], 0.0) for i in at]
             down = [max(band.median[i] - max(band.low[i], low - 10 * (high - low)), 0.0) for i in at]
             bars = {"type": "data", "array": up, "arrayminus": down, "width": 3, "thickness": 1.2}
@@ -194,7 +193,7 @@ def sensitivity(
     log = bool(numbers) and min(numbers) > 0 and max(numbers) > 30 * min(numbers)
     names = list(dict.fromkeys(value_text(p.params[parameter]) for p in mine))
     shown = panels(comparison, only)
-    figure = _figure(shown, parameter, "val/elbo")
+    figure = empty_figure(shown, parameter, "val/elbo")
     by_arm: dict[str, list[SearchPoint]] = {}
     for point in mine:
         by_arm.setdefault(point.arm, []).append(point)
@@ -206,7 +205,7 @@ def sensitivity(
     def place(value: Value) -> float:
         return float(value) if number else float(names.index(value_text(value)))  # type: ignore[arg-type]
 
-    for row, arm, style in _each(shown, comparison, by_arm):
+    for row, arm, style in each_arm(shown, comparison, by_arm):
         low, high = limits[row - 1]
         floor, y = low - 0.08 * (high - low), []
         x = [place(point.params[parameter]) for point in by_arm[arm.id]]
@@ -222,14 +221,14 @@ def sensitivity(
         cloud = go.Scatter(x=x, y=y, mode="markers", marker=marker, showlegend=False, hoverinfo="x+y")
         figure.add_trace(cloud, row=row, col=1)
         best = _envelope([(a, p.value) for a, p in zip(x, by_arm[arm.id], strict=True)], log)
-        trace = _line(arm, comparison, style, [a for a, _ in best], [v for _, v in best], row)
+        trace = arm_line(arm, comparison, style, [a for a, _ in best], [v for _, v in best], row)
         figure.add_trace(trace.update(mode="lines"), row=row, col=1)
     for row, (low, high) in enumerate(limits, 1):
         figure.update_yaxes(range=[low - 0.13 * (high - low), high + 0.05 * (high - low)], row=row, col=1)
     if log:
         figure.update_xaxes(type="log", dtick=1, exponentformat="power")
     elif not number:
-        figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_text(name) for name in names])
+        figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[plain_text(name) for name in names])
     return figure
 
 
@@ -259,7 +258,7 @@ def easy_shares(
     every = sorted({share.within for one in of.values() for share in one.shares})
     wanted = within if within is not None else every[len(every) // 2] if every else 0.0
     shown = panels(comparison, only)
-    figure = _figure(shown, f"% of random trials within {wanted:g} nats", "", rows=True)
+    figure = empty_figure(shown, f"% of random trials within {wanted:g} nats", "", rows=True)
 
     def value(arm: ArmResult) -> Estimate | None:
         for share in of[arm.id].shares if arm.id in of else ():
@@ -278,7 +277,7 @@ def importances(comparison: Comparison, found: Iterable[Importance], *, only: Pa
     for one in found:
         of.setdefault(one.parameter, {})[one.arm] = one.importance
     shown = panels(comparison, only)
-    figure = _figure(shown, "share of the spread explained", "", rows=True)
+    figure = empty_figure(shown, "share of the spread explained", "", rows=True)
     for row, panel in enumerate(shown, 1):
         levels = [level_of(arm, comparison.factors) for arm in panel.arms]
         for i, (parameter, shares) in enumerate(of.items()):
@@ -288,13 +287,13 @@ def importances(comparison: Comparison, found: Iterable[Importance], *, only: Pa
                 x=[shares.get(arm.id) for arm in panel.arms],
                 y=list(range(len(panel.arms))),
                 orientation="h",
-                name=_text(parameter),
+                name=plain_text(parameter),
                 marker={"color": colour, "pattern": pattern},
                 showlegend=row == 1,
-                hovertemplate=f"{_text(parameter)}: %{{x:.2f}}<extra></extra>",
+                hovertemplate=f"{plain_text(parameter)}: %{{x:.2f}}<extra></extra>",
             )
             figure.add_trace(bar, row=row, col=1)
-        ticks = {"tickvals": list(range(len(levels))), "ticktext": [_text(level) for level in levels]}
+        ticks = {"tickvals": list(range(len(levels))), "ticktext": [plain_text(level) for level in levels]}
         figure.update_yaxes(**ticks, range=[len(levels) - 0.4, -0.6], showgrid=False, row=row, col=1)
     figure.update_layout(barmode="stack", bargap=0.35, showlegend=True)
     return figure.update_xaxes(range=[0, 1.02])
@@ -314,7 +313,7 @@ def rate_distortion(
     for point in points:
         by_arm.setdefault(point.arm, []).append(point)
     shown = panels(comparison, only)
-    figure = _figure(shown, "rate, nats", "distortion, nats")
+    figure = empty_figure(shown, "rate, nats", "distortion, nats")
     spans: dict[int, tuple[float, float, float, float]] = {}
     for row, panel in enumerate(shown, 1):
         mine = [point for arm in panel.arms for point in by_arm.get(arm.id, ())]
@@ -330,11 +329,11 @@ def rate_distortion(
         figure.add_trace(go.Scatter(**where, showlegend=False), row=row, col=1)
         figure.update_xaxes(range=ends, row=row, col=1)
         figure.update_yaxes(range=padded(low, high), row=row, col=1)
-    for row, arm, style in _each(shown, comparison, by_arm):
+    for row, arm, style in each_arm(shown, comparison, by_arm):
         left, right, low, high = spans[row]
         x = [min(max(p.rate, left), right) for p in by_arm[arm.id]]
         y = [min(max(p.distortion, low), high) for p in by_arm[arm.id]]
-        figure.add_trace(_line(arm, comparison, style, x, y, row).update(mode="markers"), row=row, col=1)
+        figure.add_trace(arm_line(arm, comparison, style, x, y, row).update(mode="markers"), row=row, col=1)
     return figure
 
 
@@ -346,14 +345,14 @@ def sigma_histograms(
 ) -> go.Figure:
     """Posterior σ over test images and latents, by arm. `histograms`: arm -> (edges of log10 σ, counts)."""
     shown = panels(comparison, only)
-    figure = _figure(shown, "posterior σ", "% of images × latents")
+    figure = empty_figure(shown, "posterior σ", "% of images × latents")
     seen: dict[int, list[float]] = {}
-    for row, arm, style in _each(shown, comparison, histograms):
+    for row, arm, style in each_arm(shown, comparison, histograms):
         edges, counts = histograms[arm.id]
         total = sum(counts) or 1.0
         middles = [10 ** ((low + high) / 2) for low, high in pairwise(edges)]
         seen.setdefault(row, []).extend(x for x, count in zip(middles, counts, strict=True) if count > 0.001 * total)
-        trace = _line(arm, comparison, style, middles, [100 * count / total for count in counts], row)
+        trace = arm_line(arm, comparison, style, middles, [100 * count / total for count in counts], row)
         trace.update(mode="lines", line={"shape": "hvh"})
         figure.add_trace(trace, row=row, col=1)
     figure.update_xaxes(type="log", dtick=1, exponentformat="power")
@@ -367,77 +366,12 @@ def learning_curves(
 ) -> go.Figure:
     """Validation value by epoch. `curves`: arm -> values, one an epoch, nats per image."""
     shown = panels(comparison, only)
-    figure = _figure(shown, "epoch", "val/elbo")
-    for row, arm, style in _each(shown, comparison, curves):
+    figure = empty_figure(shown, "epoch", "val/elbo")
+    for row, arm, style in each_arm(shown, comparison, curves):
         values = list(curves[arm.id])
-        trace = _line(arm, comparison, style, list(range(1, len(values) + 1)), values, row)
+        trace = arm_line(arm, comparison, style, list(range(1, len(values) + 1)), values, row)
         figure.add_trace(trace.update(mode="lines"), row=row, col=1)
     for row, panel in enumerate(shown, 1):
         known = [value for arm in panel.arms for value in curves.get(arm.id, ())]
         figure.update_yaxes(range=padded(*visible(known, top=True)), row=row, col=1)
     return figure
-
-
-# ----------------------------------------------------------------------------------------- drawing
-
-
-def plotly_source() -> str:
-    """plotly.js, minified, as the installed plotly brings it."""
-    return str(get_plotlyjs())
-
-
-def _figure(shown: Sequence[Panel], x_title: str, y_title: str, *, rows: bool = False) -> go.Figure:
-    """An empty figure with one panel below the other; `rows`: one line an arm."""
-    heights = [ROW_PIXELS * max(len(p.arms), 1) if rows else PANEL_PIXELS for p in shown] or [PANEL_PIXELS]
-    total = sum(heights) + AROUND_PIXELS * len(heights)
-    titles = [_text(panel.title) for panel in shown] if len(shown) > 1 else None
-    gap = AROUND_PIXELS / total if len(heights) > 1 else 0.0
-    figure = make_subplots(rows=len(heights), cols=1, row_heights=heights, subplot_titles=titles, vertical_spacing=gap)
-    axis = {"gridcolor": "#e2e2e2", "linecolor": "#888", "showline": True, "ticks": "outside", "tickcolor": "#888"}
-    axis |= {"automargin": True, "zeroline": False}
-    font = {"font": {"size": 13}}
-    layout: dict[str, Any] = {
-        "template": "none",
-        "height": total + 20,
-        "font": {"family": FONT, "size": 13, "color": "#1b1b1b"},
-        "margin": {"l": 8, "r": 14, "t": 24 if titles else 8, "b": 8},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -AROUND_PIXELS / total, "x": 0},
-        "hovermode": "closest",
-    }
-    for i in range(1, len(heights) + 1):
-        layout[f"xaxis{i}"] = {**axis, "title": {"text": _text(x_title), "standoff": 8, **font}}
-        layout[f"yaxis{i}"] = {**axis, "title": {"text": y_title, "standoff": 6, **font}}
-    return figure.update_layout(layout)
-
-
-def _each(
-    shown: Sequence[Panel], comparison: Comparison, having: Mapping[str, object]
-) -> Iterable[tuple[int, ArmResult, Style]]:
-    """(row of its panel, arm, style) of the arms that `having` has something of."""
-    looks = styles(comparison)
-    for row, panel in enumerate(shown, 1):
-        for arm in panel.arms:
-            if arm.id in having:
-                yield row, arm, looks[level_of(arm, comparison.factors)]
-
-
-def _line(
-    arm: ArmResult, comparison: Comparison, style: Style, x: Sequence[Any], y: Sequence[Any], row: int
-) -> go.Scatter:
-    level = _text(level_of(arm, comparison.factors))
-    return go.Scatter(
-        x=list(x),
-        y=list(y),
-        name=level,
-        legendgroup=level,
-        showlegend=row == 1,
-        mode="lines+markers",
-        line={"color": style.colour, "dash": style.dash, "width": 2},
-        marker={"symbol": style.symbol, "color": style.colour, "size": 7},
-        hovertemplate=f"{level}: (%{{x:.4g}}, %{{y:.4g}})<extra></extra>",
-    )
-
-
-def _text(text: str) -> str:
-    """Text that plotly shows as it is: it takes some HTML for markup."""
-    return escape(text, quote=False)

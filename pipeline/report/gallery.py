@@ -76,6 +76,16 @@ class Gallery:
 
         return rate_distortion(self._comparison, self._sweep.analysis.rate_distortion, only=only)
 
+    def further_metric(self, metric: str, *, over: str) -> Figure:
+        """A further test metric over a scientific factor that is a number. Raises UserError for any other."""
+        from .further_figures import further_metric, is_number
+
+        factors = [name for name, values in self._sweep.study.scientific.items() if all(map(is_number, values))]
+        if over not in factors:
+            known = ", ".join(factors) or "none"
+            raise UserError(f"over must be a scientific factor of numbers ({known}), but got {over!r}")
+        return further_metric(self._comparison, metric, over)
+
     def sigma_histograms(self, *, only: Params | None = None) -> Figure:
         """The posterior's σ over test images and latents, an arm's repeats together."""
         from .figures import sigma_histograms

@@ -21,8 +21,8 @@ from ..analysis import Analysis, analyse
 from ..comparison import Comparison
 from ..paths import WorkPaths
 from ..results import Results
-from . import page_files, page_searches, page_sections
-from .figures import plotly_source
+from . import page_files, page_learned, page_searches, page_sections
+from .drawing import plotly_source
 from .page_answer import answers, banners
 from .page_parts import Section
 from .panels import Style, styles
@@ -85,6 +85,7 @@ def _sections(results: Results, analysis: Analysis, paths: WorkPaths) -> tuple[S
         page_searches.sensitivity(results, analysis),
         page_files.learning(results),
         page_sections.rate_distortion(comparison, analysis),
+        page_learned.learned(comparison),
         page_files.sigmas(results, paths),
         page_sections.spread(comparison, analysis),
         page_files.pictures(results, paths),

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from ..comparison import MANY_REPLICATES, ArmResult, Comparison, Pair, Verdict
 from ..errors import VaeSweepError
+from ..execution.selfchecked import failed_oracles
 from ..picking import Pick
-from ..results import Results, export_yaml, single_study
+from ..results import Results, export_yaml, single_study, why_not_reproducible
 from .numbers import params_text
 from .page_parts import Answer, Item, count, digits_of, interval, listed, number, typeset
 from .panels import level_of, spelled
@@ -29,12 +30,15 @@ def answers(results: Results) -> tuple[Answer, ...]:
 def banners(results: Results) -> tuple[tuple[str, str], ...]:
     """What must be known before anything is believed: (title, text)."""
     found = []
+    if failed := failed_oracles(results.sweep.fingerprint):
+        text = f"with the versions that trained this sweep {listed(failed)} failed when selfcheck last tried"
+        found.append(("Selfcheck failed", f"{text}: no number here can be relied on. Run `vae-sweep selfcheck`."))
     if results.comparison.provisional:
         missing = count(results.comparison.missing_repeats, "repeat")
         found.append(("Provisional", f"{missing} still to come; all of this may change."))
     if not results.sweep.reproducible:
-        text = "workers with different numerics took part, or its stopping rule looks at running rivals: "
-        found.append(("Not reproducible", text + "running it again may give other numbers."))
+        text = f"{why_not_reproducible(results.study)}: running it again may give other numbers."
+        found.append(("Not reproducible", text))
     if results.comparison.pairs and results.comparison.replicates == 1:
         text = "with one search an arm, what is said holds for the chosen configurations, not for the arms."
         found.append(("One search an arm", text))

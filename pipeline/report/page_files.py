@@ -112,13 +112,18 @@ def _quantiles(edges: Sequence[float], counts: Sequence[float]) -> tuple[float, 
 
 
 def pictures(results: Results, paths: WorkPaths) -> Section:
-    """Samples of every arm from the same z, then reconstructions, as far as there is room."""
+    """Samples of every arm from the same z, then reconstructions and traversals, as far as there is room."""
     comparison = results.comparison
     left = MOST_PICTURE_BYTES
     groups = []
     for title, file, words in (
         ("Samples from the prior", "samples.png", "Grid of samples from the prior"),
         ("Reconstructions: each row of test images above its copies", "reconstructions.png", "Test images and copies"),
+        (
+            "Traversals: a row for each latent from −3 to 3, all others 0, the highest rate on top",
+            "traversals.png",
+            "Images while one latent changes",
+        ),
     ):
         for panel in panels(comparison):
             row = []

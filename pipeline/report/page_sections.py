@@ -47,14 +47,8 @@ def charts(
     shown = panels(comparison)
     made = []
     for i, panel in enumerate(shown[:MOST_PANELS]):
-        figure = json.loads(draw(panel.context).to_json())
-        layout = figure["layout"]
-        layout |= {"dragmode": False, "showlegend": layout.get("showlegend", False)}
-        for name, axis in layout.items():
-            if name.startswith(("xaxis", "yaxis")):
-                axis["fixedrange"] = True  # a finger that scrolls the page must not zoom
         of = f" at {panel.title}" if panel.title else ""
-        made.append(Chart(f"{id}-{i}", panel.title, f"{label}{of}.", figure))
+        made.append(chart_of(f"{id}-{i}", panel.title, f"{label}{of}.", draw(panel.context)))
     note = (
         f"Of {len(shown)} panels the first {MOST_PANELS} are drawn; the table has all."
         if len(shown) > len(made)
@@ -62,6 +56,17 @@ def charts(
     )
     several = len(styles(comparison)) > 1
     return Charts(title, tuple(made), legend and several, note)
+
+
+def chart_of(id: str, title: str, label: str, drawn: Any, *, legend: bool = False) -> Chart:
+    """A figure as the page takes it. `legend`: keeps its own; else it has one only where it asks for it."""
+    figure = json.loads(drawn.to_json())
+    layout = figure["layout"]
+    layout |= {"dragmode": False, "showlegend": legend or layout.get("showlegend", False)}
+    for name, axis in layout.items():
+        if name.startswith(("xaxis", "yaxis")):
+            axis["fixedrange"] = True  # a finger that scrolls the page must not zoom
+    return Chart(id, title, label, figure)
 
 
 def arm_cells(comparison: Comparison, arm: str | ArmResult) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ VERDICT_STYLES: Mapping[str, str] = {
     Verdict.DIVERGED: "yellow",
     Verdict.INCOMPARABLE: "yellow",
 }
+"""verdict -> its colour in a terminal"""
 PLAIN_COVERAGE = 0.94
 """Coverage is mentioned below this: values look skewed."""
 

@@ -18,7 +18,8 @@ from ..config import Study
 from ..data.dataset import DataSet
 from ..picking import Pick
 from ..records import ENDED, Phase, State, TrialOutcome, TrialRecord, derive_seed
-from ..results import Results
+from ..results import Results, why_not_reproducible
+from ..search.samplers import SAMPLERS
 from ..space import arms, baseline_arm, hyperparameters, in_flight_limit, search_count, search_trials, trial_counts
 from ..stages import METRIC_CURVE
 from ..sweep import tally
@@ -39,11 +40,14 @@ def plan_view(study: Study, dataset: DataSet, workers: int, slots: int) -> Group
     every = arms(study)
     counts = trial_counts(study)
     trials = search_trials(study)
-    startup = min(study.search.startup, trials) if study.search.sampler == "tpe" else trials
+    startup = min(study.search.startup, trials) if SAMPLERS[study.search.sampler].model_based else trials
     in_flight = in_flight_limit(study)
+    most = -(-in_flight // slots)
+    useful = f"{most} worker{'' if most == 1 else 's'}"
     facts = [
         ("study", study.name + (f": {study.question}" if study.question else "")),
         ("data", f"{dataset.id}, {dataset.pixels} values an image, {dataset.kind}"),
+        *_data_facts(dataset),
         ("searches", f"{len(every)} arms × {study.search.replicates} replicates = {search_count(study)}"),
         (
             "trials a search",
@@ -55,13 +59,25 @@ def plan_view(study: Study, dataset: DataSet, workers: int, slots: int) -> Group
         ),
         (
             "in flight",
-            f"at most {in_flight}: more than {-(-in_flight // slots)} workers of {slots} slots will not help",
+            f"at most {in_flight}: more than {useful} of {slots} slots will not help",
         ),
         ("cost", _cost(study, dataset, workers, slots)),
         ("can detect", _power(study, len(every))),
     ]
     baselines = [arm.label for arm in every if baseline_arm(study, arm).id == arm.id and len(every) > 1]
     return plan_table(facts=facts, arms=[arm.label for arm in every], baselines=baselines)
+
+
+def _data_facts(dataset: DataSet) -> list[tuple[str, str]]:
+    facts = list(dataset.facts)
+    if dataset.factors is not None:
+        sizes = zip(dataset.factors.names, dataset.factors.sizes, strict=True)
+        facts.append(("factors", ", ".join(f"{name} ({size})" for name, size in sizes)))
+    if dataset.log_likelihood is not None:
+        train, val, test = dataset.log_likelihood
+        text = f"train {train:.4f}, val {val:.4f}, test {test:.4f} nats an image, exact: what an ELBO can reach at best"
+        facts.append(("log p(x)", text))
+    return facts
 
 
 def _power(study: Study, arm_count: int) -> str:
@@ -156,7 +172,7 @@ def status_view(results: Results, facts: Mapping[str, Any]) -> Group:
         ("trials", f"{done} of {facts['total']} ended"),
         ("begun", began),
         ("spent", f"{facts['epochs']} epochs, {duration(facts['worker_seconds'])} of worker time"),
-        ("reproducible", "yes" if facts["reproducible"] else "no: workers with different numerics took part"),
+        ("reproducible", "yes" if facts["reproducible"] else f"no: {why_not_reproducible(results.study)}"),
     ]
     if facts["hosts"]:
         lines.append(("trained by", f"{', '.join(facts['workers'])} on {', '.join(facts['hosts'])}"))

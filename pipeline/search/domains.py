@@ -7,9 +7,9 @@ from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ..config import ChoiceDomain, Domain, IntDomain
 from ..errors import UserError
 from ..records import Params, Value, canonical_json
+from ..study_file.values import ChoiceDomain, Domain, IntDomain
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..config import Domain
 from ..errors import LedgerError, TrackerError, UserError
 from ..ledger.database import DRIVER_ERRORS, Address, DatabaseError
 from ..records import Params, State
+from ..study_file.values import Domain
 from .domains import distribution, encode
-from .study import Told, quiet
+from .samplers import Told, quiet
 
 if TYPE_CHECKING:
     from optuna import Study

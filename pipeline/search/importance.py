@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..config import ChoiceDomain, Domain
 from ..records import Params, Value
+from ..study_file.values import ChoiceDomain, Domain
 from .domains import encode
-from .study import diverged_value, quiet
+from .samplers import quiet
+from .study import diverged_value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -4,252 +4,33 @@ What is proposed for trial n is a pure function of (seed, replicate, n, results 
 of workers, nor the order in which trials end, nor a restart can change it. For that, results are buffered and told to
 the model in number order, only when the ask that needs them comes. Everything is maximised. Knows no arm (equal spaces
 get equal draws), no ledger, no worker.
-Optuna is imported inside the functions that use it (0.5 s): SAMPLERS and PRUNERS are free to read.
-
-- TPE: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011
-- median rule: Golovin et al., Google Vizier, KDD 2017
-- scrambled Sobol: Owen, Scrambling Sobol' and Niederreiter-Xing points, J. Complexity 1998
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
 
-from ..config import Domain
 from ..errors import UserError
-from ..records import ENDED, Params, State, derive_seed
-from .domains import decode, distribution, encode, grid_values
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.distributions import BaseDistribution
+from ..records import ENDED, Params, State
+from ..study_file.values import Domain
+from .pruners import PRUNERS, Setting, Thresholds
+from .samplers import SAMPLERS, Draw, Plan, Proposal, Random, Told, quiet
 
 DIVERGED_VALUE = -1e9
 """Told for a diverged trial while no trial is complete (nats per image; only its rank matters)."""
 
-Thresholds = tuple[float | None, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """One trial to run, and all that has to be stored to go on after a restart."""
-
-    number: int
-    params: Params
-    """the nuisance values by name, names sorted"""
-    thresholds: Thresholds = ()
-    """stopping rule: after epoch e the trial stops when its best metric so far is below entry e; empty: never"""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    """Optuna's system attributes of the proposal (JSON values)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """How a trial ended, as the model learns it."""
-
-    state: State
-    value: float | None
-    curve: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a sampler is made from. `domains` are sorted by name, `start` is valid."""
-
-    domains: Mapping[str, Domain]
-    seed: int
-    replicate: int
-    trials: int
-    startup: int
-    start: tuple[Params, ...]
-
-    def seed_of(self, purpose: str, number: int = 0) -> int:
-        """32 bits, as NumPy's RandomState takes."""
-        return derive_seed(self.seed, purpose, self.replicate, number) % 2**32
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return {name: distribution(domain) for name, domain in self.domains.items()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna without its information lines."""
-    import optuna
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-_Draw = tuple[Params, Mapping[str, Any]]
-
-
-class _Sampler(Protocol):
-    """Proposes a trial as (params, attributes): a pure function of its arguments and the plan.
-
-    `earlier` holds the proposals before it, `told` how the first of them ended; the rest is running.
-    """
-
-    model_based: bool
-    """whether the proposal depends on `told`"""
-
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw: ...
-
-
-class _Random:
-    """Independent draws, each trial from its own seed."""
-
-    model_based = False
-
-    def __init__(self, plan: _Plan) -> None:
-        self._plan = plan
-
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
-        import optuna
-
-        sampler = optuna.samplers.RandomSampler(seed=self._plan.seed_of("random", number))
-        return _ask(optuna.create_study(sampler=sampler), self._plan), {}
-
-
-class _Sobol:
-    """Scrambled Sobol points in order; the index is the trial's number."""
-
-    model_based = False
-
-    def __init__(self, plan: _Plan) -> None:
-        self._plan = plan
-        self._study: Study | None = None
-        self._points: list[Params] = []
-
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
-        study = self._study = self._study or self._fresh()
-        while len(self._points) <= number:  # after a restart: draws those before once more
-            self._points.append(_ask(study, self._plan))
-        return self._points[number], {}
-
-    def _fresh(self) -> Study:
-        import optuna
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.QMCSampler(scramble=True, seed=self._plan.seed_of("qmc"))
-        study = optuna.create_study(sampler=sampler)
-        # The sampler learns its space from the first finished trial and draws from the sequence only from there on:
-        # this dummy never reaches anybody.
-        distributions = self._plan.distributions()
-        lowest = {name: getattr(d, "low", 0) for name, d in distributions.items()}
-        study.add_trial(optuna.trial.create_trial(params=lowest, distributions=distributions, value=0.0))
-        return study
-
-
-class _Grid:
-    """Every combination once; the index is the trial's number."""
-
-    model_based = False
-
-    def __init__(self, plan: _Plan) -> None:
-        self._values = grid_values(plan.domains)
-        if plan.start:
-            raise UserError("a grid visits every point in its own order: remove search.start")
-        if plan.trials > len(self._values):
-            raise UserError(
-                f"search.trials must be at most the grid's size {len(self._values)}, but got {plan.trials}: "
-                "leave search.trials out to visit every point once"
-            )
-
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
-        return self._values[number], {}
-
-
-class _Tpe:
-    """Start-up draws as in `_Random`, then a fresh sampler for every ask on one in-memory study."""
-
-    model_based = True
-
-    def __init__(self, plan: _Plan) -> None:
-        self._plan = plan
-        self._random = _Random(plan)
-        self._study: Study | None = None
-        self._told = 0
-
-    def propose(self, number: int, earlier: Sequence[Proposal], told: Sequence[Told]) -> _Draw:
-        if number < self._plan.startup:
-            return self._random.propose(number, earlier, told)
-        import optuna
-
-        study = self._study = self._study or optuna.create_study(direction="maximize")
-        self._catch_up(study, earlier, told)
-        study.sampler = optuna.samplers.TPESampler(seed=self._plan.seed_of("tpe", number), n_startup_trials=0)
-        params = _ask(study, self._plan)
-        return params, dict(study.get_trials(deepcopy=False)[number].system_attrs)
-
-    def _catch_up(self, study: Study, earlier: Sequence[Proposal], told: Sequence[Told]) -> None:
-        from optuna.trial import Trial, TrialState, create_trial
-
-        for proposal in earlier[len(study.get_trials(deepcopy=False)) :]:
-            running = create_trial(
-                state=TrialState.RUNNING,
-                params={n: encode(self._plan.domains[n], value) for n, value in proposal.params.items()},
-                distributions=self._plan.distributions(),
-                system_attrs=dict(proposal.attributes),
-            )
-            study.add_trial(running)
-        trials = study.get_trials(deepcopy=False)
-        for number in range(self._told, len(told)):
-            match told[number].state:
-                case State.COMPLETE:
-                    study.tell(number, told[number].value)
-                case State.STOPPED:
-                    trial = Trial(study, trials[number]._trial_id)
-                    for epoch, value in enumerate(told[number].curve):
-                        trial.report(value, epoch)
-                    study.tell(number, state=TrialState.PRUNED)
-                case _:
-                    study.tell(number, state=TrialState.FAIL)
-        self._told = len(told)
-
-
-def _ask(study: Study, plan: _Plan) -> Params:
-    drawn = study.ask(plan.distributions()).params
-    return {name: decode(domain, drawn[name]) for name, domain in plan.domains.items()}
-
-
-SAMPLERS: Mapping[str, Callable[[_Plan], _Sampler]]
-SAMPLERS = {"tpe": _Tpe, "random": _Random, "qmc": _Sobol, "grid": _Grid}
-"""Name in `search.sampler` -> sampler."""
-
-
-def median_thresholds(curves: Sequence[Sequence[float]], startup: int, warmup: int, epochs: int) -> Thresholds:
-    """Per epoch, the median of the complete trials' metric: what a trial's best so far must reach.
-
-    None before epoch `warmup`, and everywhere while there are fewer than `startup` complete trials.
-    Decides as `optuna.pruners.MedianPruner(startup, warmup)` does.
-    """
-    if len(curves) < max(startup, 1):
-        return ()
-    values = ([curve[epoch] for curve in curves if epoch < len(curve)] for epoch in range(epochs))
-    return tuple(statistics.median(v) if v and e >= warmup else None for e, v in enumerate(values))
-
-
-PRUNERS: Mapping[str, Callable[[Sequence[Sequence[float]], int, int, int], Thresholds]]
-PRUNERS = {"none": lambda *_: (), "median": median_thresholds}
-"""Name in `search.pruner` -> (curves of complete trials, startup, warmup, epochs) -> thresholds."""
+def waits_for_results(sampler: str, pruner: str) -> bool:
+    """Whether a search's trials after the start-up need results of earlier ones; else all may be asked at once."""
+    return SAMPLERS[sampler].model_based or PRUNERS[pruner].looks_at_others
 
 
 class Search:
     """One tuning of one arm.
 
-    Trial n >= `startup` of a model-based sampler, and of any sampler with a stopping rule, is asked with exactly trials
-    0..n-lag told; all others depend on nothing told and may be asked at once.
+    Trial n >= `startup` of a model-based sampler, or of any with a stopping rule that looks at others, is asked
+    with exactly trials 0..n-lag told; all others depend on nothing told and may be asked at once.
     """
 
     def __init__(
@@ -257,29 +38,30 @@ class Search:
         *,
         sampler: str,
         pruner: str,
+        setting: Setting,
         domains: Mapping[str, Domain],
         trials: int,
         startup: int,
         lag: int,
-        pruner_startup: int,
-        pruner_warmup_epochs: int,
-        epochs: int,
         seed: int,
         replicate: int,
         start: Sequence[Params] = (),
     ) -> None:
         """`start`: params of the first trials; names they leave out are drawn at random.
 
-        Raises UserError when `start` leaves the domains, or a grid is continuous or too small.
+        Raises UserError when `start` leaves the domains, or the sampler cannot search them: a grid needs finitely many
+        values and enough of them, cmaes numbers.
         """
         assert lag >= 1, lag
         # Studies that differ only in the order of their nuisance section are one study.
         domains = {name: domains[name] for name in sorted(domains)}
-        self._plan = _Plan(domains, seed, replicate, trials, startup, _inside(domains, start))
+        self._plan = Plan(domains, seed, replicate, trials, startup, _inside(domains, start))
         self._sampler = SAMPLERS[sampler](self._plan)
-        self._random = _Random(self._plan)
-        self._pruner, self._rule = PRUNERS[pruner], (pruner_startup, pruner_warmup_epochs, epochs)
-        self._lag = lag if self._sampler.model_based or pruner != "none" else None
+        self._random = Random(self._plan)
+        self._pruner, self._setting = PRUNERS[pruner], setting
+        self._running: dict[int, list[float]] = {}
+        """curves so far of trials that have not ended, where the stopping rule looks at them"""
+        self._lag = lag if self._sampler.model_based or self._pruner.looks_at_others else None
         self._proposals: list[Proposal] = []
         self._told: dict[int, Told] = {}
         self._gapless, self._model = 0, list[Told]()
@@ -310,7 +92,7 @@ class Search:
             return None
         with quiet():
             params, attributes = self._propose(number, visible)
-        proposal = Proposal(number, params, self._thresholds(visible), attributes)
+        proposal = Proposal(number, params, self._thresholds(number, visible), attributes)
         self._proposals.append(proposal)
         return proposal
 
@@ -324,8 +106,17 @@ class Search:
         assert state is not State.COMPLETE or (value is not None and math.isfinite(value)), value
         assert state is not State.STOPPED or (curve and all(map(math.isfinite, curve))), curve
         self._told[number] = Told(state, value, tuple(curve))
+        self._running.pop(number, None)
         while self._gapless in self._told:
             self._gapless += 1
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """A running trial's metric after `epoch`; heeded by stopping rules that look at rivals only."""
+        if self._pruner.looks_at_rivals and number not in self._told:
+            curve = self._running.setdefault(number, [])
+            del curve[epoch - 1 :]  # it may have begun anew
+            if len(curve) == epoch - 1:
+                curve.append(value)
 
     def restore(self, proposals: Sequence[Proposal]) -> None:
         """Takes up what an interrupted search had asked, in number order; then `tell` what has ended.
@@ -352,7 +143,7 @@ class Search:
             return 0
         return max(number - self._lag + 1, 0)
 
-    def _propose(self, number: int, visible: int) -> _Draw:
+    def _propose(self, number: int, visible: int) -> Draw:
         if number < len(self._plan.start):
             drawn, attributes = self._random.propose(number, (), ())
             return {**drawn, **self._plan.start[number]}, attributes
@@ -376,10 +167,13 @@ class Search:
         """How many trials, from the first on, decide what is told of `number`."""
         return min(max(number + 1, self._visible(self._plan.startup)), self._plan.trials)
 
-    def _thresholds(self, visible: int) -> Thresholds:
-        curves = [t.curve for n in range(visible) if (t := self._told[n]).state is State.COMPLETE]
+    def _thresholds(self, number: int, visible: int) -> Thresholds:
+        if self._pruner.looks_at_rivals:
+            curves: dict[int, Sequence[float]] = {**self._running, **{n: t.curve for n, t in self._told.items()}}
+        else:
+            curves = {n: t.curve for n in range(visible) if (t := self._told[n]).state is State.COMPLETE}
         # A stop after the last epoch would save nothing and cost a result.
-        thresholds = self._pruner(curves, *self._rule)[:-1]
+        thresholds = self._pruner.thresholds(curves, number, self._setting)[:-1]
         return () if all(entry is None for entry in thresholds) else (*thresholds, None)
 
 

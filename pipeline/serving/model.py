@@ -10,7 +10,8 @@ says which: counts 0..levels, 0 and 1, or real numbers).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..own_code import Table, is_own
 from ..packed.device_data import evaluation_noise, picture_bank
 from ..packed.stack import Stack
 from ..records import derive_seed
+from ..vae.likelihoods import LIKELIHOODS
 from ..vae.metrics import evaluation_set
 from ..vae.model import VAE, build_vae, standard_normal_bank
-from ..vae.posterior import Posterior, make_posterior
+from ..vae.networks import ACTIVATIONS, NETWORKS
+from ..vae.posterior import POSTERIORS, Posterior
 from ..vae.scales import SCALES
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -47,13 +51,14 @@ class ModelCard:
     network: str
     hidden: tuple[int, ...]
     activation: str
+    posterior: str
     latent_dim: int
     scale: str
     likelihood: str
     observation_std: float
     dtype: str
     form: str
-    """of the images: counts, binarised, grey"""
+    """of the images: what data.form of the study was"""
     levels: int | None
     """highest count of a pixel"""
     image_shape: tuple[int, ...]
@@ -68,7 +73,7 @@ class ModelCard:
     @property
     def pixels(self) -> int:
         """D."""
-        return int(np.prod(self.image_shape))
+        return math.prod(self.image_shape)
 
     def dump(self) -> str:
         """As a JSON file."""
@@ -79,11 +84,60 @@ class ModelCard:
         """The inverse of `dump`. Raises ValueError."""
         plain: Any = json.loads(text)
         names = {field.name for field in fields(cls)}
+        if isinstance(plain, dict):
+            plain.setdefault("posterior", "diagonal")  # cards from before there were others
         if not isinstance(plain, dict) or plain.pop("version", None) != 1 or plain.keys() != names:
             raise ValueError(f"it must hold version 1 and {', '.join(sorted(names))}")
-        lists = ("hidden", "image_shape", "value_range")
-        values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in plain.items()}
+        wrong = [name for name, is_right in _RULES.items() if not is_right(plain[name])]
+        if own := [name for name in wrong if is_own(plain[name])]:
+            raise ValueError(
+                f"{own[0]} names its author's own code, {plain[own[0]]!r:.60}, which no model brings along"
+            )
+        if wrong:
+            raise ValueError("; ".join(f"{name} cannot be {plain[name]!r:.60}" for name in wrong))
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in plain.items()}
         return cls(**values)
+
+
+def _whole(value: Any, low: int) -> bool:
+    return type(value) is int and low <= value < 2**63
+
+
+def _real(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _sizes(value: Any, lengths: Collection[int]) -> bool:
+    return isinstance(value, list) and len(value) in lengths and all(_whole(size, 1) for size in value)
+
+
+def _entry_of(table: Table[Any]) -> Callable[[Any], bool]:
+    """Of this repository, or code of the user's own that this process has admitted: a card admits nothing."""
+    return lambda value: table.find(value) is not None
+
+
+def _one_of(table: Collection[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in table
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "network": _entry_of(NETWORKS),
+    "hidden": lambda value: _sizes(value, range(100)),
+    "activation": _one_of(ACTIVATIONS),
+    "posterior": _entry_of(POSTERIORS),
+    "latent_dim": lambda value: _whole(value, 1),
+    "scale": _entry_of(SCALES),
+    "likelihood": _entry_of(LIKELIHOODS),
+    "observation_std": lambda value: _real(value) and value > 0,
+    "dtype": _one_of(("float32", "float64")),
+    "form": lambda value: isinstance(value, str),
+    "levels": lambda value: value is None or _whole(value, 1),
+    "image_shape": lambda value: _sizes(value, (2, 3)),
+    "value_range": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_real, value)),
+    "bank_seed": lambda value: _whole(value, 0),
+    "test_images": lambda value: _whole(value, 1),
+}
+"""What a card may say: it may come from anybody."""
 
 
 class ServedModel:
@@ -92,8 +146,13 @@ class ServedModel:
     def __init__(self, card: ModelCard, weights: Mapping[str, Tensor]) -> None:
         """Raises UserError where the weights are of another model than the card says."""
         self.card = card
+        _check_sizes(card, weights)
         self._dtype = torch.float64 if card.dtype == "float64" else torch.float32
-        model = _build(card).to(self._dtype)
+        try:
+            model = _build(card).to(self._dtype)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shown = str(error).splitlines()[0]
+            raise UserError(f"{CARD} must describe a model that can be built, but: {shown}") from error
         self._stack = Stack(model)
         expected = {leaf.name: leaf.shape for leaf in self._stack.leaves}
         came = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -167,8 +226,7 @@ class ServedModel:
     @torch.no_grad()
     def _posterior(self, x: Tensor) -> Posterior:
         """x (N, D) -> (1, N, L)."""
-        mean, raw = self._model.encode(x.unsqueeze(0))
-        return make_posterior(self._scale, mean, raw)
+        return self._model.posterior(x.unsqueeze(0), self._scale)
 
     @torch.no_grad()
     def _decode(self, z: Tensor) -> Array:
@@ -200,9 +258,18 @@ def load_model(folder: Path) -> ServedModel:
             raise UserError(f"A model is a folder with {WEIGHTS} and {CARD}, but {folder} has no {name}.")
     try:
         card = ModelCard.read((folder / CARD).read_text())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / CARD} must describe a model, but cannot be read: {error}") from error
     return model_of(card, folder / WEIGHTS)
+
+
+def own_code_in(folder: Path) -> list[str]:
+    """What the card of a folder names of its author's own code; nothing is imported, and a broken card names none."""
+    try:
+        plain = json.loads((folder / CARD).read_text())
+        return sorted({plain[name] for name in ("network", "posterior", "scale", "likelihood") if is_own(plain[name])})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
 
 
 def model_of(card: ModelCard, weights: Path) -> ServedModel:
@@ -213,13 +280,35 @@ def model_of(card: ModelCard, weights: Path) -> ServedModel:
         raise UserError(f"{weights} must be a safetensors file, but cannot be read: {error}") from error
 
 
+def _check_sizes(card: ModelCard, weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError for a card that asks for a larger model than its weights are: it would take all memory."""
+    largest = max((tensor.numel() for tensor in weights.values()), default=0)
+    try:
+        with torch.device("meta"):  # where a model takes no memory
+            asked = max(parameter.numel() for parameter in _build(card).parameters())
+    except (
+        UserError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # not every module can be built there, and none beyond all sizes
+        return
+    if asked > largest:
+        raise UserError(
+            f"Weights must be those of the model that {CARD} describes, but that has a layer of {asked:,} numbers "
+            f"and the largest there is {largest:,}."
+        )
+
+
 def _build(card: ModelCard) -> VAE:
     return build_vae(
         network=card.network,
         pixels=card.pixels,
         hidden=card.hidden,
         activation=card.activation,
+        posterior=card.posterior,
         latent_dim=card.latent_dim,
         likelihood=card.likelihood,
         levels=card.levels,
+        image_shape=card.image_shape,
     )

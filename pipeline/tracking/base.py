@@ -6,6 +6,7 @@ the records, an implementation keeps them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Literal, Protocol
 
 RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 
+HEARTBEAT = "vae_sweep.heartbeat"
+"""Tag of a parent run: when its sweep last gave a sign of life. Old, on a run that is RUNNING: the sweep is dead."""
 STUDY_FILE = "study.yaml"
 """Artifact of the parent run."""
 REPORT_FILE = "report.html"
@@ -121,7 +124,13 @@ class RecordedRun:
     metrics: Mapping[str, float]
     """metric name -> value at the last step"""
     params: Mapping[str, str]
-    artifacts: frozenset[str]
+    artifacts: frozenset[str] = frozenset()
+    """none where they were not looked for"""
+
+
+def spelled_time(at_ms: int) -> str:
+    """For people, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ms / 1000))
 
 
 class Tracker(Protocol):
@@ -136,10 +145,11 @@ class Tracker(Protocol):
         """Which tracker this is, without credentials; deliveries are remembered under it."""
         ...
 
-    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None, *, alive_ms: int | None = None) -> str:
         """Makes the sweep's parent run where there is none, or says in it what has changed; its run id.
 
-        `end`: adds these files, metrics and tags, and ends it.
+        `end`: adds these files, metrics and tags, and ends it. `alive_ms`: when the sweep last gave a sign of life,
+        for people who find the run unfinished.
         """
         ...
 
@@ -157,6 +167,9 @@ class Tracker(Protocol):
         """
         ...
 
-    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
-        """Every run of this sweep that the tracker has, the parent too; none when it has no such sweep."""
+    def recorded(self, sweep: SweepRun, *, files: bool = True) -> tuple[RecordedRun, ...]:
+        """Every run of this sweep that the tracker has, the parent too; none when it has no such sweep.
+
+        `files`: looks for artifacts as well, which may take a request for each run.
+        """
         ...

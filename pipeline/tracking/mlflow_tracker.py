@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrackerAway, TrackerError
 from ..records import digest
+from . import embedded
 from .base import (
+    HEARTBEAT,
     REPORT_FILE,
     STUDY_FILE,
     SUMMARY_FILE,
@@ -36,6 +37,7 @@ from .base import (
     SweepEnd,
     SweepRun,
     Tracker,
+    spelled_time,
 )
 from .mlflow_views import (
     SHARED_VIEW,
@@ -98,7 +100,7 @@ class MlflowTracker:
         """
         _set_environment()
         if uri.startswith("sqlite:///"):
-            _prepare_sqlite(uri)
+            embedded.prepare(uri, _lay_tables)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own, at import and when it maps its tables
             from mlflow import MlflowClient
@@ -129,9 +131,12 @@ class MlflowTracker:
         """`mlflow:` and the tracking URI without credentials."""
         return self._target
 
-    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None, *, alive_ms: int | None = None) -> str:
         """See `Tracker`. Raises TrackerError when the experiment of this name is somebody else's."""
         opened = self._open(sweep)
+        if alive_ms is not None:
+            with self._answers("giving a sign of life"):
+                self._client.set_tag(opened.parent_run_id, HEARTBEAT, spelled_time(alive_ms))
         if end is not None:
             self._finish(opened, end)
         return opened.parent_run_id
@@ -179,13 +184,13 @@ class MlflowTracker:
                 if opened is not None:
                     opened.known.pop(ledger_id, None)
 
-    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
+    def recorded(self, sweep: SweepRun, *, files: bool = True) -> tuple[RecordedRun, ...]:
         """See `Tracker`. One call for 1000 runs and one more for each run's artifacts."""
         with self._answers("reading the runs"):
             experiment = self._client.get_experiment_by_name(sweep.name)
             if experiment is None or experiment.tags.get(LEDGER_ID) != sweep.ledger_id:
                 return ()
-            return tuple(self._recorded(run) for run in self._search(experiment.experiment_id))
+            return tuple(self._recorded(run, files) for run in self._search(experiment.experiment_id))
 
     # -- inside
 
@@ -344,10 +349,10 @@ class MlflowTracker:
             self._client.delete_run(run.info.run_id)
         return str(first.info.run_id)
 
-    def _recorded(self, run: Any) -> RecordedRun:
-        artifacts = frozenset(file.path for file in self._client.list_artifacts(run.info.run_id))
-        data = run.data
-        return RecordedRun(data.tags[LEDGER_ID], run.info.run_id, run.info.status, data.metrics, data.params, artifacts)
+    def _recorded(self, run: Any, files: bool) -> RecordedRun:
+        own_id, data = run.info.run_id, run.data
+        artifacts = frozenset(file.path for file in (self._client.list_artifacts(own_id) if files else ()))
+        return RecordedRun(data.tags[LEDGER_ID], own_id, run.info.status, data.metrics, data.params, artifacts)
 
     @contextmanager
     def _answers(self, doing: str) -> Iterator[None]:
@@ -377,29 +382,22 @@ class MlflowTracker:
             ) from error
 
 
+def _lay_tables(uri: str) -> None:
+    """A new SQLite store, of which no connection is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        make_store: Any = SqlAlchemyStore  # without annotations
+        try:
+            make_store(uri, "./mlruns").engine.dispose()
+        except Exception as error:  # here it lets through whatever its database layer raises
+            raise OSError(next(iter(str(error).splitlines()), "no reason given")) from error
+
+
 def _set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-def _prepare_sqlite(uri: str) -> None:
-    """Fails at once where MLflow would try for 100 s; puts a new store in WAL mode, which saves a third."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.removeprefix("sqlite:///") or "?" in uri or "%" in uri:
-        raise TrackerError(
-            f"MLflow's SQLite address is sqlite:/// and a path without '?' and '%', but {uri!r} came. "
-            "Name another --workdir or MLFLOW_TRACKING_URI."
-        )
-    is_new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL" if is_new else "PRAGMA schema_version")
-    except (sqlite3.Error, OSError) as error:
-        raise TrackerError(
-            f"MLflow's store must be an SQLite file that may be written, but {path} is not ({error}). "
-            "Check the path, or name another --workdir or MLFLOW_TRACKING_URI."
-        ) from error
 
 
 def _tags(*parts: Mapping[str, str]) -> dict[str, str]:
@@ -425,11 +423,21 @@ def page_of_run(uri: str, run_id: str) -> str | None:
     """Where a browser shows a run, without loading MLflow; None where no server is known."""
     if not uri.startswith(("http://", "https://")):
         return None
-    return re.sub(r"//[^/@\s]+@", "//", uri).rstrip("/") + f"/#/runs/{run_id}?workflowType=machine_learning"
+    return f"{without_login(uri)}/#/runs/{run_id}?workflowType=machine_learning"
+
+
+def without_login(uri: str) -> str:
+    """The address of a server as a browser takes it."""
+    return _LOGIN.sub("//", uri).rstrip("/")
+
+
+_LOGIN = re.compile(r"//[^/\s]+@")
+"""up to the last @ before the path: a password may hold some itself"""
+_SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:pass|token|secret|key)[^=&\s]*=)[^&\s'\"]+")
 
 
 def _masked(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+    return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub("//***@", text))
 
 
 def _static_check(tracker: MlflowTracker) -> Tracker:

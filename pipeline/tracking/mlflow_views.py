@@ -7,7 +7,9 @@ shows all runs. Also how pictures are named for its image grids. Imports no MLfl
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,7 +111,13 @@ def page_of_artifact(experiment_id: str, run_id: str, artifact: str) -> str:
 def experiment_note(question: str, experiment_id: str, keys: Sequence[str]) -> str:
     """Markdown that describes an experiment: the question, and links to its views."""
     links = [f"[{VIEWS[key][0]}]({page_of_view(experiment_id, key)[1:]})" for key in keys]
-    return "\n\n".join(part for part in (question, " · ".join(links)) if part)
+    return "\n\n".join(part for part in (as_text(question), " · ".join(links)) if part)
+
+
+def as_text(words: str) -> str:
+    """Markdown that shows `words` as they are: neither links, pictures nor HTML of somebody else's making."""
+    # A backslash before < or & is no escape in every dialect of Markdown; an entity is.
+    return re.sub(r"[\\`*_\[\]#!|~]", r"\\\g<0>", html.escape(words, quote=False))
 
 
 def run_note(summary: str, experiment_id: str, run_id: str, files: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import TrackerError, UserError
 from .mlflow_tracker import LEDGER_ID, MlflowTracker
+from .mlflow_views import as_text
 
 CHAMPION = "champion"
 """alias of the version that was registered last"""
@@ -143,7 +144,7 @@ class ModelRegistry:
                 package.name,
                 source=model.artifact_location,
                 tags=tags,
-                description=package.description,
+                description=as_text(package.description),
                 model_id=model.model_id,
             )
         return str(made.version)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..errors import TrackerError
-from .base import STUDY_FILE, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker
+from .base import HEARTBEAT, STUDY_FILE, RecordedRun, RunRecord, SweepEnd, SweepRun, Tracker, spelled_time
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class NullTracker:
         """Always `null`."""
         return "null"
 
-    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None) -> str:
+    def record_sweep(self, sweep: SweepRun, end: SweepEnd | None = None, *, alive_ms: int | None = None) -> str:
         """See `Tracker`."""
         parent = self._runs(sweep)[0]
         study = sweep.study_yaml.encode()
@@ -44,6 +44,8 @@ class NullTracker:
             parent.status = "RUNNING"
         parent.files[STUDY_FILE] = study
         parent.tags.update(sweep.tags)
+        if alive_ms is not None:
+            parent.tags[HEARTBEAT] = spelled_time(alive_ms)
         if end is not None:
             parent.files.update({name: text.encode() for name, text in end.files.items()})
             parent.last.update({key: (0, end.ended_ms, value) for key, value in end.metrics.items()})
@@ -75,12 +77,12 @@ class NullTracker:
         else:
             runs[:] = [run for run in runs if run.ledger_id not in ledger_ids]
 
-    def recorded(self, sweep: SweepRun) -> tuple[RecordedRun, ...]:
+    def recorded(self, sweep: SweepRun, *, files: bool = True) -> tuple[RecordedRun, ...]:
         """See `Tracker`."""
         runs = self._sweeps.get(sweep.name, [])
         if not runs or runs[0].ledger_id != sweep.ledger_id:
             return ()
-        return tuple(_recorded(run) for run in runs)
+        return tuple(_recorded(run, files) for run in runs)
 
     def _runs(self, sweep: SweepRun) -> list[_Run]:
         runs = self._sweeps.setdefault(sweep.name, [])
@@ -99,9 +101,10 @@ class NullTracker:
         return runs[-1]
 
 
-def _recorded(run: _Run) -> RecordedRun:
+def _recorded(run: _Run, files: bool) -> RecordedRun:
     metrics = {key: value for key, (_, _, value) in run.last.items()}
-    return RecordedRun(run.ledger_id, run.run_id, run.status, metrics, dict(run.params), frozenset(run.files))
+    artifacts = frozenset(run.files if files else ())
+    return RecordedRun(run.ledger_id, run.run_id, run.status, metrics, dict(run.params), artifacts)
 
 
 def _static_check(tracker: NullTracker) -> Tracker:

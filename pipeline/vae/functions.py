@@ -31,7 +31,7 @@ def _sigmoid_from(a: Tensor, e: Tensor) -> Tensor:
 
 
 def keep_positive_(values: Tensor, a: Tensor) -> Tensor:
-    """Sets `values` to 0, in place, where a <= 0; also ReLU's gradient, a being its input or output."""
+    """Elementwise sets `values` to 0, in place, where a <= 0; also ReLU's gradient, a being its input or output."""
     result: Tensor = torch.ops.aten.threshold_backward.grad_input(values, a, 0, grad_input=values)
     return result
 
@@ -104,7 +104,7 @@ def _counts_slope_from(logits: Tensor, counts: Tensor, trials: float, e: Tensor)
 
 
 def counts_kernel_and_slope(logits: Tensor, counts: Tensor, trials: float) -> tuple[Tensor, Tensor]:
-    """`counts_log_kernel` (...) and its derivative by the logits, x - n·sigmoid(l), (..., D)."""
+    """`counts_log_kernel` (...) and its derivative by the logits, x - n·sigmoid(l); logits, counts: (..., D)."""
     e = logits.abs().neg_().exp_()
     kernel = _counts_kernel_from(logits, counts, trials, e)
     return kernel, _counts_slope_from(logits, counts, trials, e)
@@ -147,6 +147,6 @@ class _GaussianKl(torch.autograd.Function):
 
 
 def gaussian_kl(mean: Tensor, sigma: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(μ, σ²) || N(0, 1)) = ½(μ² + σ² - 1) - log σ, elementwise, nats; σ and log σ as separate inputs."""
+    """KL(N(μ, σ²) || N(0, 1)) = ½(μ² + σ² - 1) - log σ, elementwise, nats; mean, sigma, log_sigma as inputs."""
     result: Tensor = _GaussianKl.apply(mean, sigma, log_sigma)  # type: ignore[no-untyped-call]
     return result

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .likelihoods import Hyper
 from .model import VAE
-from .posterior import make_posterior
 
 CHUNK_ROWS = 512
 SIGMA_LOG10_EDGES = tuple(k / 10 for k in range(-40, 21))
@@ -132,8 +131,7 @@ def evaluate(
     for rows in data.chunks():
         x = data.x[rows].expand(slots, -1, -1)
         weight = data.weight[rows]
-        mean, raw = model.encode(x)
-        posterior = make_posterior(scale, mean, raw)
+        posterior = model.posterior(x, scale)
         row_rate = posterior.kl().sum(-1).double()
         rate += (row_rate * weight).sum(-1)
         if details is not None:
@@ -147,7 +145,7 @@ def evaluate(
         sigma_sum += (posterior.sigma.double().sum(-1) * weight).sum(-1)
         sigma_min.append(posterior.sigma.amin((1, 2)))  # padding repeats real rows: no effect on the extremes
         sigma_max.append(posterior.sigma.amax((1, 2)))
-        means.append(mean)
+        means.append(posterior.mean)
     rate, distortion = rate / data.count, distortion / data.count - data.log_base
     return {
         "elbo": -(distortion + rate),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 GAP = 1
 """pixels between images, before enlarging"""
@@ -19,6 +19,8 @@ WANTED_WIDTH = 320
 """small grids are enlarged by a whole factor to about this many pixels"""
 PAPER = 64
 """grey level of the gaps, distinct from black background and white ink"""
+MOST_PIXELS = 1 << 20
+"""of the pictures that only repeats have, before enlarging: rows that do not fit are left out"""
 
 
 def to_bytes(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -42,9 +44,7 @@ def grid_png(rows: Sequence[NDArray[np.uint8]], image_shape: tuple[int, ...]) ->
     picture = Image.fromarray(canvas if channels == 3 else canvas[:, :, 0])
     factor = max(1, math.ceil(WANTED_WIDTH / picture.width))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return _png(picture)
 
 
 def square_grid(images: NDArray[np.uint8], image_shape: tuple[int, ...]) -> bytes:
@@ -61,3 +61,37 @@ def pairs_grid(
     for start in range(0, len(originals), columns):
         rows += [originals[start : start + columns], copies[start : start + columns]]
     return grid_png(rows, image_shape)
+
+
+def rows_within(rows: int, columns: int, image_shape: tuple[int, ...]) -> int:
+    """How many of so many rows of images fit into MOST_PIXELS, at least one."""
+    return max(min(rows, MOST_PIXELS // (columns * image_shape[0] * image_shape[1])), 1)
+
+
+def histogram_png(edges: Sequence[int], counts: Sequence[int]) -> bytes:
+    """PNG of a histogram whose equal bins lie between whole-numbered `edges`, each named under its tick.
+
+    The highest bin has the full height. Grey on black, as the grids are.
+    """
+    height, thick, margin = 160, max(round(360 / max(len(counts), 1)), 1), 16
+    width = thick * len(counts)
+    canvas = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
+    top = max(*counts, 1)
+    for i, count in enumerate(counts):
+        filled = -(-count * height // top)  # what is not nothing is seen
+        left = margin + i * thick
+        canvas[margin + height - filled : margin + height, left : left + max(thick - 1, 1)] = 220
+    canvas[margin + height, margin : margin + width] = PAPER * 2
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    for i, edge in enumerate(edges):
+        x = margin + round(i * width / (len(edges) - 1))
+        draw.line([(x, margin + height), (x, margin + height + 3)], fill=PAPER * 2)
+        draw.text((x, margin + height + 4), str(edge), fill=220, anchor="ma")
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""From a study file to a Study: bounded YAML, `--set`, roles, rules, and all mistakes at once.
+"""From a study file to a Study: `--set`, roles, rules, and all mistakes at once.
 
 A mistake is one line: its path in the file, the rule, what came, the valid names and a near match. Knows
 no arm and starts nothing; the sections and what each field may hold are config.py's.
@@ -12,111 +12,19 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from .config import HYPERPARAMETERS, ChoiceDomain, Domain, FloatDomain, IntDomain, Study
-from .errors import StudyFileError
-from .records import Params, Value, canonical_json
-from .space import MAX_ARMS, broken_rules, with_defaults
+from ..config import HYPERPARAMETERS, Study
+from ..errors import StudyFileError
+from ..records import Params, Value, canonical_json
+from ..space import MAX_ARMS, broken_rules, with_defaults
+from ..study_file.values import ChoiceDomain, Domain, FloatDomain, IntDomain
+from .plain import HALF, MAX_DEPTH, parse_yaml, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 20
-MAX_NODES = 100_000
-
-_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that stops at MAX_DEPTH and MAX_NODES while it composes, before Python's stack ends."""
-
-    # Dates stay text: nothing here is a date, and `name: 2026-01-31` is a fine name.
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    depth = 0
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
-        self.nodes += 1
-        _check_size(self.depth, self.nodes, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _check_size(depth: int, nodes: int, mark: yaml.Mark) -> None:
-    if depth > MAX_DEPTH:
-        raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
-    if nodes > MAX_NODES:
-        problem = f"more than {MAX_NODES} values, aliases written out"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-
-
-class _Builder:
-    """Plain values from composed nodes, every alias written out and counted."""
-
-    def __init__(self, loader: _Loader) -> None:
-        self.loader = loader
-        self.nodes = 0
-
-    def build(self, node: yaml.Node, depth: int = 1) -> Any:
-        self.nodes += 1
-        _check_size(depth, self.nodes, node.start_mark)
-        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            return self.mapping(node, depth)
-        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self.build(child, depth + 1) for child in node.value]
-        if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN_TAGS:
-            try:
-                return self.loader.construct_object(node)
-            except (ValueError, OverflowError, KeyError) as error:
-                problem = f"not a {node.tag.rpartition(':')[2]} ({error})"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
-        problem = f"only plain values, lists and mappings may stand here, got {node.tag}"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
-        built: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            mark = key_node.start_mark
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a name must be a plain word", problem_mark=mark)
-            key = key_node.value  # as written: `on` and `1` are names here, not a truth value and a number
-            if key in built:
-                problem = f"`{key}` is given twice, first on line {lines[key]}; remove one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-            lines[key] = mark.line + 1
-            built[key] = self.build(value_node, depth + 1)
-        return built
-
-
-def parse_yaml(text: str) -> Any:
-    """Nested dictionaries, lists and scalars of one YAML document; None for an empty one.
-
-    Raises ValueError with line and column for a syntax error, a duplicate key, a tag, or a document
-    over MAX_DEPTH or MAX_NODES.
-    """
-    try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            return None if node is None else _Builder(loader).build(node)
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(f"{where}{what}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -151,12 +59,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if value is not None}
 
 
-def shown(value: Any, length: int = 60) -> str:
-    """`value` as a message shows it, at most `length` characters."""
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
 def unknown(what: str, got: Any, valid: Iterable[str]) -> str:
     """`unknown scale, got 'log_st'; valid: ...; did you mean 'log_std'?`"""
     names = tuple(valid)
@@ -165,29 +67,36 @@ def unknown(what: str, got: Any, valid: Iterable[str]) -> str:
     return f"unknown {what}, got {shown(got)}; valid: {', '.join(names) or '(none)'}{hint}"
 
 
-def _related(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+def _upwards(path: str) -> list[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 class Problems:
     """The mistakes found so far, one line each, with their path inside the file."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """of the study file, where code of the user's own may lie"""
         self.lines: list[str] = []
         self.origins: dict[str, str] = {}
         """path -> the `--set` that wrote it"""
         self._bad: set[str] = set()
+        self._above_bad: set[str] = set()
 
     def add(self, path: str, text: str) -> None:
         """Notes that what stands at the dotted `path` is wrong."""
-        origins = [origin for written, origin in self.origins.items() if _related(written, path)]
+        near = _upwards(path)
+        origins = [how for at, how in self.origins.items() if at in near or path in _upwards(at)]
         source = f" (from {origins[-1]})" if origins else ""
         self._bad.add(path)
+        self._above_bad.update(near)
         self.lines.append(f"{path}{source}: {text}")
 
     def clean(self, *paths: str) -> bool:
         """Whether nothing at or around `paths` is wrong: a rule is judged only on sound values."""
-        return not any(_related(bad, path) for bad in self._bad for path in paths)
+        return not any(path in self._above_bad or not self._bad.isdisjoint(_upwards(path)) for path in paths)
 
     def add_errors(self, model: type[BaseModel], error: ValidationError, prefix: str = "", skip: int = 0) -> None:
         """Notes every error of a validation of `model`: at `prefix`, then pydantic's path from `skip` on."""
@@ -233,10 +142,13 @@ def apply_sets(raw: dict[str, Any], sets: Sequence[str], problems: Problems) -> 
     for assignment in sets:
         path, equals, text = assignment.partition("=")
         path = path.strip()
-        origin = f"--set {assignment}"
+        origin = f"--set {assignment[:200]}"
         keys = path.split(".")
-        if not equals or not all(keys):
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
             problems.add(origin, "must read `section.field=value`")
+            continue
+        if HALF.search(path):
+            problems.add(origin, f"a name must be whole characters, got {path!a}")
             continue
         try:
             value = parse_yaml(text)
@@ -261,7 +173,7 @@ def _checked(name: str, value: Any, path: str, problems: Problems) -> list[Value
     """[`value` as hyperparameter `name` holds it], or [] with its mistakes noted at `path`."""
     section: Any = Study.model_fields[HYPERPARAMETERS[name].section].annotation
     try:
-        checked: Value = getattr(section.model_validate({name: value}), name)
+        checked: Value = getattr(section.model_validate({name: value}, context=problems.folder), name)
     except ValidationError as error:
         problems.add_errors(section, error, path, skip=1)
         return []
@@ -382,7 +294,7 @@ def _settled(raw: dict[str, Any], problems: Problems) -> Study:
     values = dict(raw)
     while True:
         try:
-            return Study.model_validate(values)
+            return Study.model_validate(values, context=problems.folder)
         except ValidationError as error:
             problems.add_errors(Study, error)
             for top, *inner in {tuple(map(str, one["loc"][:2])) for one in error.errors()}:
@@ -405,14 +317,19 @@ def _typed(given: Params, known: Collection[str], role: str, path: str, problems
     return typed
 
 
-def _located(written: str, folder: Path) -> str:
-    return str((folder / Path(written).expanduser()).resolve())
+def _located(written: str | None, folder: Path, problems: Problems) -> str | None:
+    """The absolute path that `data.path` means, seen from `folder`; as written, with the mistake noted, for none."""
+    try:
+        return None if written is None else str((folder / Path(written).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+        problems.add("data.path", f"must be a path that can be looked up, got {shown(written)}: {error}")
+        return written
 
 
 def load(path: Path, sets: Sequence[str] = ()) -> Study:
     """`config.load_study`."""
     raw = read_mapping(path)
-    problems = Problems()
+    problems = Problems(path.absolute().parent)
     apply_sets(raw, sets, problems)
     raw = {key: value for key, value in raw.items() if value is not None}
     _read_roles(raw, problems)
@@ -423,7 +340,7 @@ def load(path: Path, sets: Sequence[str] = ()) -> Study:
         for i, given in enumerate(study.search.start)
     )
     folder = Path() if "data.path" in problems.origins else path.parent
-    located = None if study.data.path is None else _located(study.data.path, folder)
+    located = _located(study.data.path, folder, problems)
     study = with_defaults(
         study.model_copy(
             update={
