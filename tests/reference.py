@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 from pydantic.fields import FieldInfo
 
+from benchmarks.markdown import filled, table
 from pipeline import errors
 from pipeline.cli import app
 from pipeline.config import Numeric, Structural, Study, valid_names
@@ -25,14 +26,6 @@ from . import test_catalogue
 from .docs import ROOT
 
 STUDY_FILE, CLI, CATALOGUE = (ROOT / "docs" / f"{name}.md" for name in ("study-file", "cli", "catalogue"))
-BLOCK = re.compile(r"(?<=<!-- generated: )(?P<name>\S+)(?P<head> -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; `|` in cells is escaped."""
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
-
 
 # ------------------------------------------------------------------------------------- the study file
 
@@ -204,11 +197,6 @@ def cli_blocks() -> dict[str, str]:
 # -------------------------------------------------------------------------------------------- writing
 
 
-def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """The page with each of its blocks as it should be."""
-    return BLOCK.sub(lambda found: f"{found['name']}{found['head']}\n{blocks[found['name']]}\n", text)
-
-
 def with_tables(text: str) -> str:
     """The catalogue with the rows below each table's head as they should be."""
     for rows in test_catalogue.tables().values():
@@ -220,8 +208,8 @@ def with_tables(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
     return {
-        STUDY_FILE: with_blocks(STUDY_FILE.read_text(), study_file_blocks()),
-        CLI: with_blocks(CLI.read_text(), cli_blocks()),
+        STUDY_FILE: filled(STUDY_FILE.read_text(), study_file_blocks()),
+        CLI: filled(CLI.read_text(), cli_blocks()),
         CATALOGUE: with_tables(CATALOGUE.read_text()),
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.markdown import BLOCK
 from pipeline import errors
 from pipeline.config import Study, load_study
 from pipeline.study_file.values import ChoiceDomain, FloatDomain, IntDomain
@@ -33,7 +34,7 @@ def test_the_page_is_what_is_generated(page: Path) -> None:
 def test_every_block_is_on_its_page() -> None:
     parts = {reference.STUDY_FILE: reference.study_file_blocks(), reference.CLI: reference.cli_blocks()}
     for page, texts in parts.items():
-        found = [block["name"] for block in reference.BLOCK.finditer(page.read_text())]
+        found = [block["name"] for block in BLOCK.finditer(page.read_text())]
         assert sorted(found) == sorted(texts), page.name
 
 

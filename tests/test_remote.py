@@ -81,11 +81,15 @@ def long_study(folder: Path, images: Path, **changes: object) -> Path:
     return study_file(folder, data={"name": None, "path": str(images), "levels": 16}, **changes)
 
 
+SLOWLY = ("--slots", "1")
+"""a sweep of most of a minute: verbs that look at it are jobs, which take seconds to start"""
+
+
 @pytest.mark.slow
 class TestCluster:
     def test_survives_its_client_and_gives_the_same_table(self, head: Head, tmp_path: Path, images: Path) -> None:
         file = long_study(tmp_path, images)
-        words = ("submit", file, "--address", head.address, "--mlflow", "none", "--slots", "4")
+        words = ("submit", file, "--address", head.address, "--mlflow", "none", *SLOWLY)
         client = vae_sweep_started(*words, "--follow", log=tmp_path / "client")
         wait_for(lambda: "search" in (tmp_path / "client").read_text(), client)
         client.kill()
@@ -105,7 +109,7 @@ class TestCluster:
 
     def test_stops_there_and_goes_on(self, head: Head, tmp_path: Path, images: Path) -> None:
         file = long_study(tmp_path, images, name="stopped")
-        words = ("submit", file, "--address", head.address, "--mlflow", "none", "--slots", "4")
+        words = ("submit", file, "--address", head.address, "--mlflow", "none", *SLOWLY)
         client = vae_sweep_started(*words, "--follow", log=tmp_path / "client")
         wait_for(lambda: "search" in (tmp_path / "client").read_text(), client)
         other = long_study(tmp_path, images, name="stopped", seed=9)
