@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +27,14 @@ def commands(text: str) -> Iterator[list[str]]:
         found = re.search(r"(?:vae-sweep|python -m pipeline) ([a-z].*?)(?:`|#|>|&|\||$)", line)
         if found:
             yield found[1].replace('"', "").split()
+
+
+def shell(folder: Path) -> dict[str, str]:
+    """An environment in which `vae-sweep` and `python` are this tree's."""
+    programs = folder / "programs"
+    programs.mkdir()
+    python = shlex.quote(sys.executable)
+    for name, words in (("vae-sweep", f"{python} -m pipeline"), ("python", python)):
+        (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (programs / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}

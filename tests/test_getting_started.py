@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_study
 
-from .docs import ROOT, blocks
+from .docs import ROOT, blocks, shell
 
 PAGE = ROOT / "docs" / "getting-started.md"
 HERE = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END$", flags=re.MULTILINE | re.DOTALL)
@@ -27,17 +24,6 @@ def test_its_study_files_load(tmp_path: Path) -> None:
         (tmp_path / "patches.npz").touch()
         (tmp_path / name).write_text(text)
         assert load_study(tmp_path / name).name == Path(name).stem
-
-
-def shell(folder: Path) -> dict[str, str]:
-    """An environment in which `vae-sweep` and `python` are this tree's."""
-    programs = folder / "programs"
-    programs.mkdir()
-    python = shlex.quote(sys.executable)
-    for name, words in (("vae-sweep", f"{python} -m pipeline"), ("python", python)):
-        (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        (programs / name).chmod(0o755)
-    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.slow

@@ -59,7 +59,11 @@ def main() -> None:
         parser.error(f"no study is called {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
     for name in names:
         run(name, options.workdir, ("--workers", options.workers) if options.workers else ())
-    write_page()
+    missing = [name for name in QUESTIONS if not (FOLDER / f"{name}.json").exists()]
+    if missing:
+        print(f"no page yet: nothing is kept of {', '.join(missing)}")
+    else:
+        write_page()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ SPRITES = (
     "train.epochs=40",
     "search.replicates=8",
     "scientific.scale=[log_variance, log_std, softplus_std, elu_std, raw_std]",
-    "scientific.learning_rate=[3e-4, 1e-3, 3e-3, 1e-2]",
+    "scientific.learning_rate=[1e-3, 2e-3, 4e-3, 8e-3]",
 )
 
 
