@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..markdown import filled
+from .headline import headline
 from .studies import QUESTIONS, ROOT
 from .summaries import FOLDER, all_kept, condensed
+from .tables import Kept, tables
 
 PAGE = ROOT / "docs" / "which-sigma.md"
 
@@ -35,15 +37,19 @@ def run(name: str, workdir: Path, extra: Sequence[str]) -> None:
     print(f"kept: {name}", flush=True)
 
 
+def parts(kept: Kept) -> dict[str, str]:
+    """Every made part of the page, by its name."""
+    return {"headline": headline(kept), **tables(kept)}
+
+
 def write_page() -> None:
     """Tables and figures of the page."""
     from .figures import figures  # takes matplotlib, which runs do not need
-    from .tables import blocks
 
     kept = all_kept()
     for path, content in figures(kept).items():
         path.write_bytes(content)
-    PAGE.write_text(filled(PAGE.read_text(), blocks(kept)))
+    PAGE.write_text(filled(PAGE.read_text(), parts(kept)))
     print(f"written: {PAGE.relative_to(ROOT)}")
 
 

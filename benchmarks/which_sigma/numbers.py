@@ -23,8 +23,6 @@ from .summaries import Cell, Summary, Values, mean
 
 CAP = 10.0
 """nats: more than that is as bad as diverging"""
-CLOSE = 1.0
-"""nats: a learning rate that costs less is good enough"""
 Grid = Mapping[str, Mapping[float, Values]]
 """scale -> learning rate -> values by replicate"""
 
@@ -89,13 +87,6 @@ def _costs(rates: Mapping[float, Values], best: Values) -> list[float]:
         each = [CAP if v is None or reached is None else min(CAP, reached - v) for v in values]
         costs.append(math.fsum(each) / len(each))
     return costs
-
-
-def close_rates(rates: Mapping[float, Values]) -> int:
-    """How many rates, on average, are within `CLOSE` of the best and never diverged."""
-    best = mean(rates[best_rate(rates)])
-    means = [mean(values) for values in rates.values() if None not in values]
-    return sum(best is not None and value is not None and value >= best - CLOSE for value in means)
 
 
 def judged(values: Mapping[str, Values], *, alpha: float, margin_nats: float, baseline: str = BASELINE) -> list[Row]:

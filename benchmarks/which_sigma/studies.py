@@ -54,6 +54,7 @@ class Question:
 
 QUESTIONS: Mapping[str, Question] = {
     "adam": Question("grid.yaml", "Adam, as shipped"),
+    "close": Question("close.yaml", "Adam, as shipped: fewer scales and rates, more seeds"),
     "adam-sigma0": Question("grid.yaml", "Adam, σ₀ matched", ("train.protocol=sigma0_matched",)),
     "adam-jacobian": Question("grid.yaml", "Adam, J matched", ("train.protocol=jacobian_matched",)),
     "sgd": Question("grid.yaml", "SGD with momentum, as shipped", SGD),

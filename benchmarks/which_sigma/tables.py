@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline.comparison import Pair, Verdict
 
 from ..markdown import table
-from .numbers import Row, at_best, at_rate, best_rate, close_rates, ease, grid, judged
+from .numbers import Row, at_best, at_rate, best_rate, ease, grid, judged
 from .studies import BASELINE, GRIDS, OTHER_DATA, QUESTIONS
 from .summaries import Summary, Values, mean
 
@@ -16,12 +16,13 @@ ONE_RATE = 1e-3
 Kept = Mapping[str, Summary]
 
 
-def blocks(kept: Kept) -> dict[str, str]:
-    """Every made part of the page, by its name."""
+def tables(kept: Kept) -> dict[str, str]:
+    """Every table of the page, by its name."""
     grids = {f"grid-{name}": grid_table(kept[name]) for name in GRIDS}
     return {
         "studies": studies_table(kept),
         **grids,
+        "close": close_table(kept["close"]),
         "protocols": protocols_table(kept),
         "tuned": tuned_table(kept["tuned"]),
         "chosen": chosen_table(kept["tuned"]),
@@ -54,11 +55,11 @@ def difference(pair: Pair) -> str:
     word = f"**{pair.verdict}**" if pair.verdict in (Verdict.BETTER, Verdict.WORSE) else str(pair.verdict)
     if pair.inside_margin and pair.verdict is not Verdict.EQUIVALENT:
         word += ", by less than the margin"
-    interval = "" if found.low is None else f" [{_signed(found.low)}, {_signed(found.high or 0.0)}]"
-    return f"{_signed(found.mean)}{interval} {word}"
+    interval = "" if found.low is None else f" [{signed(found.low)}, {signed(found.high or 0.0)}]"
+    return f"{signed(found.mean)}{interval} {word}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
@@ -88,19 +89,29 @@ def grid_table(summary: Summary) -> str:
     values = grid(summary)
     one, best = (verdicts(summary, found) for found in (at_rate(values, ONE_RATE), at_best(values)))
     easy = verdicts(summary, ease(values))
+    largest = summary.levels("learning_rate")[-1]
+    last = verdicts(summary, at_rate(values, largest))
     rows = [
         [
             f"`{scale}`",
             cell(one[scale]),
             f"{cell(best[scale])} at {best_rate(rates):g}",
             cell(easy[scale]),
-            f"{close_rates(rates)} of {len(rates)}",
+            cell(last[scale]),
         ]
         for scale, rates in values.items()
     ]
     return table(
         ["scale", f"at a rate of {ONE_RATE:g}", "at its best rate", "a rate drawn blindly", "good rates"], rows
     )
+
+
+def close_table(summary: Summary) -> str:
+    """A few rates, each a family of its own."""
+    rates = summary.levels("learning_rate")
+    found = {rate: verdicts(summary, at_rate(grid(summary), rate)) for rate in rates}
+    rows = [[f"`{scale}`", *(cell(found[rate][scale]) for rate in rates)] for scale in summary.levels("scale")]
+    return table(["scale", *(f"at a rate of {rate:g}" for rate in rates)], rows)
 
 
 def protocols_table(kept: Kept) -> str:
