@@ -80,6 +80,11 @@ def test_what_a_blindly_drawn_rate_costs() -> None:
     assert easy == pytest.approx((-(0 + 4 + 10) / 3, -(0 + 10 + 10) / 3))
 
 
+def test_what_fell_apart() -> None:
+    rates = {1e-3: (0.0, 2.0), 1e-2: (-8.0, -10.0), 1e-1: (None, -40.0)}
+    assert [numbers.fell_apart(rates, rate) for rate in rates] == [0, 1, 2], "more than 10 nats below a mean of 1"
+
+
 def test_differences_are_paired_and_corrected() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(-110, 1, 12)

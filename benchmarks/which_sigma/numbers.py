@@ -56,11 +56,11 @@ def at_rate(values: Grid, rate: float) -> dict[str, Values]:
 
 def best_rate(rates: Mapping[float, Values], without: int | None = None) -> float:
     """The rate with the highest mean, replicate `without` left out; one that diverged anywhere comes last."""
-    floor = -math.inf
 
     def score(rate: float) -> float:
         kept = [value for number, value in enumerate(rates[rate]) if number != without]
-        return floor if None in kept else mean(kept) or floor
+        known = [value for value in kept if value is not None]
+        return math.fsum(known) / len(known) if len(known) == len(kept) > 0 else -math.inf
 
     return max(rates, key=lambda rate: (score(rate), -rate))
 
@@ -87,6 +87,12 @@ def _costs(rates: Mapping[float, Values], best: Values) -> list[float]:
         each = [CAP if v is None or reached is None else min(CAP, reached - v) for v in values]
         costs.append(math.fsum(each) / len(each))
     return costs
+
+
+def fell_apart(rates: Mapping[float, Values], rate: float) -> int:
+    """Replicates that diverged at this rate, or came out more than `CAP` nats below the mean at the best one."""
+    best = mean(rates[best_rate(rates)])
+    return sum(value is None or best is None or value < best - CAP for value in rates[rate])
 
 
 def judged(values: Mapping[str, Values], *, alpha: float, margin_nats: float, baseline: str = BASELINE) -> list[Row]:

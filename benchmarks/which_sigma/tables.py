@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline.comparison import Pair, Verdict
 
 from ..markdown import table
-from .numbers import Row, at_best, at_rate, best_rate, ease, grid, judged
+from .numbers import Row, at_best, at_rate, best_rate, ease, fell_apart, grid, judged
 from .studies import BASELINE, GRIDS, OTHER_DATA, QUESTIONS
 from .summaries import Summary, Values, mean
 
@@ -39,7 +39,7 @@ def verdicts(summary: Summary, values: Mapping[str, Values]) -> dict[str, Row]:
 def cell(row: Row) -> str:
     """`+0.42 [0.20, 0.64] better`; `(2 lost)` where trainings diverged."""
     if row.pair is None:
-        return "–" if row.mean is None else f"{row.mean:.2f}"
+        return "–" if row.mean is None else f"{row.mean:.2f}".replace("-", "−")
     return difference(row.pair) + (f" ({row.lost} of {row.count} diverged)" if row.lost else "")
 
 
@@ -90,20 +90,24 @@ def grid_table(summary: Summary) -> str:
     one, best = (verdicts(summary, found) for found in (at_rate(values, ONE_RATE), at_best(values)))
     easy = verdicts(summary, ease(values))
     largest = summary.levels("learning_rate")[-1]
-    last = verdicts(summary, at_rate(values, largest))
     rows = [
         [
             f"`{scale}`",
             cell(one[scale]),
             f"{cell(best[scale])} at {best_rate(rates):g}",
             cell(easy[scale]),
-            cell(last[scale]),
+            f"{fell_apart(rates, largest)} of {len(rates[largest])}",
         ]
         for scale, rates in values.items()
     ]
-    return table(
-        ["scale", f"at a rate of {ONE_RATE:g}", "at its best rate", "a rate drawn blindly", "good rates"], rows
-    )
+    head = [
+        "scale",
+        f"at a rate of {ONE_RATE:g}",
+        "at its best rate",
+        "a rate drawn blindly",
+        f"fell apart at {largest:g}",
+    ]
+    return table(head, rows)
 
 
 def close_table(summary: Summary) -> str:
