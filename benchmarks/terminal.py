@@ -30,36 +30,39 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "images" / "terminal.svg"
-COLUMNS, LINES = 110, 400
+COLUMNS, LINES = 116, 100
 """so many lines that nothing scrolls away"""
-HALF_WAY = re.compile(r"(\d+)/(\d+) trials")
+ENDED = re.compile(r"^quickstart .* (\d+)/(\d+)", flags=re.MULTILINE)
+STUDY = "configs/quickstart.yaml"
 
 
 def main() -> None:
     """The command."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["run", "configs/quickstart.yaml", "--workdir", folder]
-        training, last = screens([sys.executable, "-m", "pipeline", *words])
-    PICTURE.write_text(picture("vae-sweep run configs/quickstart.yaml", training, last))
+        (Path(folder) / "configs").symlink_to(ROOT / "configs")
+        training, last = screens(["vae-sweep", "run", STUDY], Path(folder))
+    PICTURE.write_text(picture(f"vae-sweep run {STUDY}", training, last))
     print(f"written: {PICTURE.relative_to(ROOT)}")
 
 
-def screens(command: list[str]) -> tuple[pyte.Screen, pyte.Screen]:
-    """The terminal once half of the trials have ended, and at the end."""
+def screens(command: list[str], folder: Path) -> tuple[list[Text], list[Text]]:
+    """The terminal's lines once 40% of the trials have ended, and at the end."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.chdir(ROOT)
-        os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": str(COLUMNS)}
-        os.execv(command[0], command)
+        os.chdir(folder)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PATH": path}
+        os.execvp(command[0], command)
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    sent, half = bytearray(), 0
+    screen = pyte.Screen(COLUMNS, LINES)
+    stream, training = pyte.ByteStream(screen), list[Text]()
     while chunk := _read(terminal):
-        sent += chunk
-        if not half and (found := HALF_WAY.findall(sent[-4000:].decode(errors="replace"))):
-            done, trials = map(int, found[-1])
-            half = len(sent) if 2 * done >= trials else 0
+        stream.feed(chunk)
+        found = ENDED.search("\n".join(screen.display))
+        if found and 0.4 < int(found[1]) / int(found[2]) < 0.9:
+            training = training or _lines(screen)
     os.waitpid(pid, 0)
-    return _drawn(bytes(sent[:half])), _drawn(bytes(sent))
+    return training, _lines(screen)
 
 
 def _read(terminal: int) -> bytes:
@@ -74,20 +77,14 @@ def _read(terminal: int) -> bytes:
         time.sleep(0.01)
 
 
-def _drawn(sent: bytes) -> pyte.Screen:
-    screen = pyte.Screen(COLUMNS, LINES)
-    pyte.ByteStream(screen).feed(sent)
-    return screen
-
-
-def picture(command: str, *shown: pyte.Screen) -> str:
+def picture(command: str, *shown: list[Text]) -> str:
     """SVG of a terminal with the command and each screen, one below the other."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-    for number, screen in enumerate(shown):
+    for number, lines in enumerate(shown):
         if number:
             console.print(Text("  ⋮", style="dim"))
-        for line in _lines(screen):
+        for line in lines:
             console.print(line, no_wrap=True, overflow="crop")
     svg = console.export_svg(title="vae-sweep", theme=SVG_EXPORT_THEME, unique_id="terminal")
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # those would be fetched from elsewhere
