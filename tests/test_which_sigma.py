@@ -35,6 +35,12 @@ class TestThePage:
         text = PAGE.read_text()
         assert filled(text, parts(summaries.all_kept())) == text, "run `python -m benchmarks.which_sigma`"
 
+    def test_the_readme_counts_right(self) -> None:
+        kept = summaries.all_kept().values()
+        scales = {cell.values["scale"] for summary in kept for cell in summary.cells}
+        said = f"from {sum(summary.trainings for summary in kept):,} repeats on test data with {len(scales)} scales"
+        assert said in (ROOT / "README.md").read_text()
+
     def test_every_table_is_on_it(self) -> None:
         there = [block["name"] for block in BLOCK.finditer(PAGE.read_text())]
         assert sorted(there) == sorted(parts(summaries.all_kept()))

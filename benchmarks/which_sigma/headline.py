@@ -18,7 +18,7 @@ ODD = (*BARE, "fixed")
 """not among the usual: they are told of by themselves"""
 WORDS = {
     Verdict.IDENTICAL: "identical to the last bit",
-    Verdict.EQUIVALENT: "equivalent within half a nat",
+    Verdict.EQUIVALENT: "equivalent",
     Verdict.BETTER: "better",
     Verdict.WORSE: "worse",
     Verdict.UNDECIDED: "undecided",
@@ -59,8 +59,8 @@ def usual_rows(rows: Mapping[str, Row]) -> list[Row]:
     return [row for scale, row in rows.items() if scale != BASELINE and scale not in ODD]
 
 
-def told(rows: Iterable[Row]) -> str:
-    """Of 8 comparisons with log σ²: 5 equivalent, 3 undecided; the largest difference is ..."""
+def told(rows: Iterable[Row], margin_nats: float = 0.5) -> str:
+    """Of 8 comparisons with log σ²: 5 equivalent, 3 undecided; 5 lie within the margin; the largest is ..."""
     pairs = [(row, row.pair) for row in rows if row.pair is not None]
     counts = Counter(pair.verdict for _, pair in pairs)
     words = ", ".join(f"{counts[verdict]} {word}" for verdict, word in WORDS.items() if counts[verdict])
@@ -68,7 +68,9 @@ def told(rows: Iterable[Row]) -> str:
     row, found = max(known, key=lambda one: abs(one[1].mean))
     interval = "" if found.low is None else f" [{signed(found.low)}, {signed(found.high or 0.0)}]"
     largest = f"the largest difference is {signed(found.mean)}{interval} nats (`{row.scale}`)"
-    return f"Of {len(pairs)} comparisons with `{BASELINE}`: {words}; {largest}."
+    inside = sum(pair.inside_margin or pair.verdict is Verdict.IDENTICAL for _, pair in pairs)
+    close = f"{inside} are shown to lie within {margin_nats:g} nats"
+    return f"Of {len(pairs)} comparisons with `{BASELINE}`: {words}; {close}; {largest}."
 
 
 def bare(summary: Summary) -> str:
