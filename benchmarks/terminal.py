@@ -38,7 +38,7 @@ STUDY = "configs/quickstart.yaml"
 
 def main() -> None:
     """The command."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         (Path(folder) / "configs").symlink_to(ROOT / "configs")
         training, last = screens(["vae-sweep", "run", STUDY], Path(folder))
     PICTURE.write_text(picture(f"vae-sweep run {STUDY}", training, last))
@@ -111,7 +111,11 @@ def _style(char: pyte.screens.Char) -> Style:
 def _colour(name: str) -> str | None:
     if name == "default":
         return None
-    return f"#{name}" if re.fullmatch(r"[0-9a-f]{6}", name) else name.replace("brown", "yellow")
+    return (
+        f"#{name}"
+        if re.fullmatch(r"[0-9a-f]{6}", name)
+        else name.replace("brown", "yellow").replace("bfight", "bright").replace("bright", "bright_")
+    )
 
 
 if __name__ == "__main__":
