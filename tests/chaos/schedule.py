@@ -77,8 +77,8 @@ class Result:
 
 
 def draw(seed: int, redraw: int = 0, *, postgresql: bool = True, disks: bool = True) -> Schedule:
-    """The schedule of a seed: odd ones on PostgreSQL. Every redraw has the same faults, earlier."""
-    dice = random.Random(f"{seed} 0")
+    """The schedule of a seed: odd ones on PostgreSQL. Every redraw is earlier."""
+    dice = random.Random(f"{seed} {redraw}")
     ledger = "postgresql" if seed % 2 and postgresql else "sqlite"
     possible = [
         name for name, fault in FAULTS.items() if fault.ledger in ("", ledger) and (disks or not fault.disk)
@@ -89,8 +89,6 @@ def draw(seed: int, redraw: int = 0, *, postgresql: bool = True, disks: bool = T
         (name,) = dice.choices(possible, [FAULTS[one].weight for one in possible])
         if name not in chosen:
             chosen.append(name)
-    if redraw:
-        dice = random.Random(f"{seed} {redraw}")
     last = max(LAST_MOMENT - 3 * redraw, 0)
     moments = sorted(dice.randint(0, last) for _ in chosen)
     return Schedule(seed, ledger, tuple(chosen), tuple(moments), tuple(round(0.4 * dice.random(), 3) for _ in chosen))
