@@ -31,8 +31,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 def test_a_sweep_survives(chaos: Chaos, seed: int) -> None:
     result = chaos.play(seed)
     assert not result.error, f"{result.faults}: {result.error}"
-    # Where the machine was quicker than a fault, others were drawn: those may need no second command.
-    assert result.drivers > 1 or result.redraws, "the command was given again"
+    assert result.drivers > 1, "the command was given again"
 
 
 def test_a_hundred_seeds_have_every_fault() -> None:

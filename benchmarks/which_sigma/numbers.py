@@ -19,7 +19,7 @@ from pipeline.comparison import ArmResult, Basis, Pair, ReplicateResult, estimat
 from pipeline.comparison.verdicts import Judge
 
 from .studies import BASELINE
-from .summaries import Cell, Summary, Values, mean
+from .summaries import Summary, Values, mean
 
 CAP = 10.0
 """nats: more than that is as bad as diverging"""
@@ -126,8 +126,3 @@ def _arm(scale: str, values: Sequence[float | None], baseline: str, alpha: float
         replicates=replicates,
         further={},
     )
-
-
-def tuned(row: Mapping[str, Cell]) -> dict[str, Values]:
-    """scale -> values by replicate of one context of the tuned study."""
-    return {scale: cell.tests for scale, cell in row.items()}

@@ -27,12 +27,12 @@ from .world import World
 STUDY: dict[str, Any] = {
     "name": "chaos",
     "question": "Does it survive?",
-    "train": {"epochs": 250},
+    "train": {"epochs": 500},
     "scientific": {"scale": ["log_variance", "log_std", "raw_variance"], "latent_dim": [3]},
     "search": {"trials": 5, "startup": 3, "lag": 2, "replicates": 1},
     "confirm": {"candidates": 2, "candidate_seeds": 1, "repeats": 2},
 }
-"""raw_variance diverges in its first step; the others train for about a second a trial. 27 trials in all."""
+"""raw_variance diverges in its first step; the others train for one to two seconds a trial. 27 trials in all."""
 LONGER_EPOCHS = 1000
 """where a sweep was over before a fault could hit, one of longer trials takes its place"""
 LAST_MOMENT = 8
