@@ -10,7 +10,7 @@ from pipeline.comparison import Verdict
 from .numbers import Row, at_best, at_rate, grid
 from .studies import BASELINE, OTHER_DATA
 from .summaries import Summary, Values
-from .tables import ONE_RATE, Kept, signed, verdicts
+from .tables import ONE_RATE, Kept, verdicts, with_interval
 
 BARE = ("raw_std", "raw_variance")
 """σ and σ² put out as they are"""
@@ -66,8 +66,7 @@ def told(rows: Iterable[Row], margin_nats: float = 0.5) -> str:
     words = ", ".join(f"{counts[verdict]} {word}" for verdict, word in WORDS.items() if counts[verdict])
     known = [(row, pair.difference) for row, pair in pairs if pair.difference is not None]
     row, found = max(known, key=lambda one: abs(one[1].mean))
-    interval = "" if found.low is None else f" [{signed(found.low)}, {signed(found.high or 0.0)}]"
-    largest = f"the largest difference is {signed(found.mean)}{interval} nats (`{row.scale}`)"
+    largest = f"the largest difference is {with_interval(found)} nats (`{row.scale}`)"
     inside = sum(pair.inside_margin or pair.verdict is Verdict.IDENTICAL for _, pair in pairs)
     close = f"{inside} are shown to lie within {margin_nats:g} nats"
     return f"Of {len(pairs)} comparisons with `{BASELINE}`: {words}; {close}; {largest}."
@@ -88,6 +87,4 @@ def single(row: Row) -> str:
     """One difference, in words."""
     if row.pair is None or row.pair.difference is None:
         return f"{row.lost} of {row.count} diverged."
-    found = row.pair.difference
-    interval = "" if found.low is None else f" [{signed(found.low)}, {signed(found.high or 0.0)}]"
-    return f"{signed(found.mean)}{interval} nats: {WORDS[row.pair.verdict]}."
+    return f"{with_interval(row.pair.difference)} nats: {WORDS[row.pair.verdict]}."

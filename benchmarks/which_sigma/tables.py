@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.comparison import Pair, Verdict
+from pipeline.comparison import Estimate, Pair, Verdict
 
 from ..markdown import table
 from .numbers import Row, at_best, at_rate, best_rate, ease, fell_apart, grid, judged
@@ -55,8 +55,13 @@ def difference(pair: Pair) -> str:
     word = f"**{pair.verdict}**" if pair.verdict in (Verdict.BETTER, Verdict.WORSE) else str(pair.verdict)
     if pair.inside_margin and pair.verdict is not Verdict.EQUIVALENT:
         word += ", by less than the margin"
+    return f"{with_interval(found)} {word}"
+
+
+def with_interval(found: Estimate) -> str:
+    """`+0.42 [0.20, 0.64]`; the mean alone where there is no interval."""
     interval = "" if found.low is None else f" [{signed(found.low)}, {signed(found.high or 0.0)}]"
-    return f"{signed(found.mean)}{interval} {word}"
+    return f"{signed(found.mean)}{interval}"
 
 
 def signed(value: float) -> str:
