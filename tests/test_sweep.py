@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.loaders import LOADERS
+from pipeline.delivery import PARENT
 from pipeline.errors import LeaseHeldError, SweepConflictError
 from pipeline.launch import Where, open_ledger, run, train_again
 from pipeline.ledger.store import Holder
@@ -20,8 +21,10 @@ from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Phase, State
 from pipeline.report.progress import SilentProgress
 from pipeline.results import Results
+from pipeline.tracking.mlflow_tracker import MlflowTracker
 
 from .sweeps import MEDIAN, json_of, read, records, run_here, study_file, vae_sweep, vae_sweep_started, wait_for
+from .test_reconcile import raw
 
 assert "digits" in LOADERS
 
@@ -149,6 +152,26 @@ def test_a_finished_sweep_says_so(plain: Results, tmp_path: Path) -> None:
     assert [r.attempts for r in read(workdir).records] == before
 
 
+@pytest.mark.slow
+def test_running_a_finished_sweep_again_delivers_what_is_left(tmp_path: Path) -> None:
+    """First all of it; then the end of the sweep's own run, as after kill -9 behind the last trial."""
+    file, workdir = study_file(tmp_path), tmp_path / "work"
+    run_here(file, workdir, slots=8)
+    words, agree = ("run", file, "--workdir", workdir), ("sync", "small", "--workdir", workdir, "--check")
+    assert "not in MLflow" not in vae_sweep(*words).stdout
+    assert "agree" in vae_sweep(*agree).stdout
+    MlflowTracker.connect(WorkPaths.at(workdir).mlflow_url)  # silences what MLflow warns of at its first use
+    client = raw(WorkPaths.at(workdir))
+    with open_ledger(Where(WorkPaths.at(workdir))) as ledger:
+        (target,) = ledger.targets("small")
+        parent = ledger.deliveries("small", target)[PARENT].run_id
+        client.update_run(parent, status="RUNNING")
+        ledger.mark_begun("small", target, [PARENT])
+    assert "RUNNING, not FINISHED" in vae_sweep(*agree, check=False).stdout
+    assert "not in MLflow" not in vae_sweep(*words).stdout
+    assert "agree" in vae_sweep(*agree).stdout
+
+
 def test_another_question_under_the_same_name_is_refused(tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     run_here(study_file(tmp_path), workdir, slots=8)
@@ -263,7 +286,8 @@ def a_training_actor(driver: int) -> int:
 
 @pytest.mark.slow
 def test_ray_gives_up_a_stopped_worker_and_sigterm_keeps_what_the_other_trained(tmp_path: Path) -> None:
-    longer = {"train": {"epochs": 400}, "search": {"trials": 2, "startup": 2, "replicates": 1}}
+    # Long enough that a quick machine has not done all while the stopped worker is waited for.
+    longer = {"train": {"epochs": 1000}, "search": {"trials": 2, "startup": 2, "replicates": 1}}
     expected = run_here(study_file(tmp_path, **longer), tmp_path / "undisturbed", slots=16)
     file, workdir, log = study_file(tmp_path, **longer), tmp_path / "work", tmp_path / "log"
     words = ("--mlflow", "none", "--workers", "2", "--slots", "3", "--worker-timeout", "10")

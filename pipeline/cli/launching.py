@@ -138,9 +138,10 @@ def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> 
     console.print()
     print_comparison(console, results)
     console.print()
-    if report.undelivered:
+    if report.undelivered or report.lost_delivery:
         why = f" ({escaped(report.lost_delivery)})" if report.lost_delivery else ""
-        console.print(f"{report.undelivered} trials are not in MLflow yet{why}: {command('sync', name, *place)}")
+        what = f"{report.undelivered} trials are" if report.undelivered else "the end of the sweep is"
+        console.print(f"{what} not in MLflow yet{why}: {command('sync', name, *place)}")
     if report.undelivered is not None and SUBMITTED_TO not in os.environ:
         console.print(f"browse the runs:      [bold]{command('ui', *place)}[/]")
     console.print(f"best configuration:   [bold]{command('best', name, *place)}[/]")

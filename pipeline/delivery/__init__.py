@@ -6,9 +6,10 @@ whatever happens to it or to the tracker, the ledger says what is left.
 
 from .check import check
 from .deliver import DeliveryReport, deliver_pending, finish, follow, hold_lease
-from .records import Subject, run_record, sweep_run
+from .records import PARENT, Subject, run_record, sweep_run
 
 __all__ = [
+    "PARENT",
     "DeliveryReport",
     "Subject",
     "check",

@@ -156,8 +156,11 @@ def finish(
 
 
 def _announce(ledger: Ledger, tracker: Tracker, subject: Subject) -> None:
-    """Notes that the target may have something of the sweep: what is superseded from now on is stale there."""
-    if tracker.target not in ledger.targets(subject.sweep):
+    """Notes that the target may have something of the sweep: what is superseded from now on is stale there.
+
+    The run of a sweep that goes on, after a stop or an extension, is no longer done.
+    """
+    if tracker.target not in ledger.targets(subject.sweep) or sweep_of(ledger, subject.sweep).status == "running":
         ledger.mark_begun(subject.sweep, tracker.target, [PARENT])
 
 

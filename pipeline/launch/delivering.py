@@ -43,6 +43,18 @@ def undelivered(ledger: Ledger, name: str, where: Where) -> int | None:
     return None if target is None else ledger.count_undelivered(name, target_of(target))
 
 
+def is_delivered(ledger: Ledger, name: str, where: Where) -> bool:
+    """Whether the tracker has every ended trial and the end of the sweep's own run; so too without a tracker."""
+    from ..delivery import PARENT
+    from ..tracking.mlflow_tracker import target_of
+
+    target = tracking_target(where)
+    if target is None:
+        return True
+    done = ledger.deliveries(name, target_of(target), state="done")
+    return PARENT in done and not undelivered(ledger, name, where)
+
+
 def await_delivery(
     name: str, process: subprocess.Popen[bytes] | None, ledger: Ledger, where: Where, progress: Progress
 ) -> str:
@@ -57,7 +69,7 @@ def await_delivery(
         now_left = undelivered(ledger, name, where)
         if now_left != left:
             left, deadline = now_left, time.monotonic() + DELIVERY_PATIENCE_SECONDS
-        if left and _says_away(where.paths.delivery_log(name)):
+        if _says_away(where.paths.delivery_log(name)):
             process.terminate()
             return "MLflow is away"
         with suppress(subprocess.TimeoutExpired):

@@ -30,7 +30,7 @@ from ..space import arms
 from ..stages import Stages
 from ..sweep import Sweep
 from . import workers
-from .delivering import await_delivery, start_delivery, undelivered
+from .delivering import await_delivery, is_delivered, start_delivery, undelivered
 from .registering import extended, register
 from .where import Where, load_study_data, open_ledger
 
@@ -65,7 +65,11 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
             progress.message(line)
         record = register(ledger, study, dataset, where.paths)
         if record.status == "finished":
-            return RunReport(load_results(ledger, study.name), True, True, undelivered(ledger, study.name, where), "")
+            # A driver that was killed at its end may have left the tracker without the rest.
+            pending = None if is_delivered(ledger, study.name, where) else start_delivery(study.name, where)
+            lost = await_delivery(study.name, pending, ledger, where, progress)
+            left = undelivered(ledger, study.name, where)
+            return RunReport(load_results(ledger, study.name), True, True, left, lost)
         holder = Holder.current()
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
