@@ -159,6 +159,7 @@ def divergence(folder: Path, rounds: int) -> dict[str, Any]:
     write_digits(data)
     sides = ["none", *KINDS]
     times: dict[str, list[float]] = {side: [] for side in sides}
+    rounds *= 3  # of four seconds each; three leave a noise of a tenth
     for turn in range(rounds + 1):
         for side in sides[turn % 3 :] + sides[: turn % 3]:
             milliseconds = _trained(data, KINDS.get(side))

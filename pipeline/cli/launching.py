@@ -45,6 +45,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..launch import RunReport
+    from ..remote import Submitted
 
 
 @app.command()
@@ -204,11 +205,8 @@ def submit(
     sent = remote.submit(
         file, set_ or [], jobs, options=options, include=include or [], runtime_env=runtime_env, workdir=workdir
     )
-    screen, there = make_console(), ["--address", address]
-    verb = "runs already" if sent.already else "was submitted"
-    screen.print(f"Sweep [bold]{sent.sweep}[/] {verb} as job {sent.job}.")
-    screen.print(f"how far it is:        [bold]{command('status', sent.sweep, *there)}[/]", soft_wrap=True)
-    screen.print(f"a clean stop:         [bold]{command('stop', sent.sweep, *there)}[/]", soft_wrap=True)
+    screen = make_console()
+    _say_sent(screen, sent, address)
     if not (sent.already if follow is None else follow):
         return
     try:
@@ -216,6 +214,14 @@ def submit(
     except KeyboardInterrupt:
         screen.print("\nNo longer followed; the sweep goes on.")
         raise typer.Exit(130) from None
+
+
+def _say_sent(screen: Console, sent: Submitted, address: str) -> None:
+    there = ["--address", address]
+    verb = "runs already" if sent.already else "was submitted"
+    screen.print(f"Sweep [bold]{sent.sweep}[/] {verb} as job {sent.job}.")
+    screen.print(f"how far it is:        [bold]{command('status', sent.sweep, *there)}[/]", soft_wrap=True)
+    screen.print(f"a clean stop:         [bold]{command('stop', sent.sweep, *there)}[/]", soft_wrap=True)
 
 
 @app.command()
