@@ -52,7 +52,14 @@ def test_list_status_show(workdir: Path) -> None:
     status = json.loads(vae_sweep_here("status", "small", "--workdir", workdir, "--json")[1])
     assert status["status"] == "finished" and status["trials"]["running"] == 0 and status["trials"]["diverged"] > 0
     assert "6/6" in vae_sweep_here("status", "small", "--workdir", workdir)[1].replace("12/12", "6/6")
-    record = next(r for r in read(workdir).records if r.state == "complete")
+    records = read(workdir).records
+    every = vae_sweep_here("show", "small", "--workdir", workdir)[1].splitlines()
+    assert [line.split()[0] for line in every if "/search/" in line] == [
+        str(r.key) for r in records if r.key.phase == "search"
+    ]
+    listed = json.loads(vae_sweep_here("show", "small", "--workdir", workdir, "--json")[1])
+    assert [facts["trial"] for facts in listed] == [str(r.key) for r in records]
+    record = next(r for r in records if r.state == "complete")
     shown = vae_sweep_here("show", "small", record.key, "--workdir", workdir)[1]
     assert (
         str(record.seed) in shown and "val/elbo by epoch" in shown and f"small/{record.key}" in shown.replace("\n", "")

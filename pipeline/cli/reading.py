@@ -84,16 +84,21 @@ def status(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False, addre
 @app.command()
 def show(
     name: Name,
-    trial: Annotated[str, typer.Argument(help="ARM/REPLICATE/PHASE/NUMBER, or the beginning of it.")],
+    trial: Annotated[
+        str | None, typer.Argument(help="ARM/REPLICATE/PHASE/NUMBER, or the beginning of it; without it, all trials.")
+    ] = None,
     workdir: Workdir = SWEEPS,
     as_json: AsJson = False,
     address: Address = None,
 ) -> None:
-    """One trial: configuration, seed, curve, how it ended, and the command that trains it alone."""
+    """One trial: configuration, seed, curve, how it ended, and the command that trains it alone; or a list of all."""
     from ..report.tables import trial_view
     from ..report.views import trial_facts
 
     with open_results(name, workdir) as results:
+        if trial is None:
+            _show_all(results, as_json)
+            return
         record = results.record(trial)
     if as_json:
         print(json.dumps(trial_facts(results, record), sort_keys=True))
@@ -107,6 +112,17 @@ def show(
         from ..paths import WorkPaths
 
         console.print(f"[dim]file:[/]  {escaped(str(WorkPaths.at(workdir).trial(name, record.key) / file))}")
+
+
+def _show_all(results: Results, as_json: bool) -> None:
+    from ..report.tables import trials_table
+    from ..report.views import trial_facts
+
+    if as_json:
+        print(json.dumps([trial_facts(results, record) for record in results.records], sort_keys=True))
+        return
+    labels = {arm.id: arm.label for arm in results.arms}
+    make_console().print(trials_table(results.records, labels=labels, metric=results.study.search.metric))
 
 
 @app.command()

@@ -14,10 +14,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..comparison import metric_value
 from ..picking import FrontPoint
 from ..records import Params, Phase, State, TrialRecord
 from .comparison import plain_table
-from .numbers import count_text, params_text
+from .numbers import count_text, params_text, value_text
 from .plot import curve
 from .progress import STATE_STYLES
 
@@ -113,6 +114,27 @@ def list_table(sweeps: Sequence[SweepLine]) -> Table:
         begun = time.strftime("%Y-%m-%d %H:%M", time.gmtime(sweep.created_at))
         cells = (sweep.name, sweep.status, f"{sweep.done}/{sweep.total}", begun, sweep.question)
         table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def trials_table(records: Sequence[TrialRecord], *, labels: Mapping[str, str], metric: str) -> Table:
+    """Every trial on a line of its own, in the order given; `labels`: an arm's id -> its label."""
+    table = plain_table()
+    for title in ("trial", "arm", "state"):
+        table.add_column(title, no_wrap=title != "arm", overflow="fold")
+    tuned = list(dict.fromkeys(name for record in records for name in record.params))
+    for title in ("epochs", metric, *tuned):
+        table.add_column(title, justify="right", overflow="fold")
+    for record in records:
+        value, outcome = metric_value(record, metric), record.outcome
+        table.add_row(
+            Text(str(record.key)),
+            Text(labels[record.key.arm]),
+            Text(record.state, style=STATE_STYLES[record.state]),
+            str(outcome.epochs) if outcome else "·",
+            "—" if value is None else f"{value:.2f}",
+            *(Text(value_text(record.params[name]) if name in record.params else "·") for name in tuned),
+        )
     return table
 
 
