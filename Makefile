@@ -35,9 +35,9 @@ test-slow: $(VENV)/dev.stamp
 test-containers: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m containers -rs
 
-## 10,000 cases of the fuzzers, others each time; about half an hour on two cores
+## 10,000 cases of the fuzzers, others each time; about a quarter of an hour on two cores
 fuzz: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest tests/fuzz -m slow --hypothesis-profile long --timeout 0 -rs
+	$(BIN)/python -m pytest tests/fuzz -m slow --hypothesis-profile long --timeout 0 -rs -n $(JOBS)
 
 ## 200 mutants of the numerical core, each held against its tests; 95% must be killed; about half an hour on one quiet core
 mutants: $(VENV)/dev.stamp
