@@ -35,7 +35,7 @@ test-slow: $(VENV)/dev.stamp
 test-containers: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m containers -rs
 
-## 10,000 cases of the fuzzers, others each time; about a quarter of an hour on two cores
+## 10,000 cases of the fuzzers, others each time; under five minutes on two quiet cores
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/fuzz -m slow --hypothesis-profile long --timeout 0 -rs -n $(JOBS)
 
