@@ -134,12 +134,13 @@ def _say_end(console: Console, report: RunReport, file: Path, workdir: Path) -> 
         again = "submit it again" if SUBMITTED_TO in os.environ else f"[bold]{command('run', file, *place)}[/]"
         console.print(f"\nStopped with work left. To go on: {again}")
         raise typer.Exit(3)
+    missing = bool(report.undelivered or report.lost_delivery)
     if report.already:
-        console.print(f"Sweep [bold]{name}[/] is finished; nothing to do.")
+        console.print(f"Sweep [bold]{name}[/] is finished{'' if missing else '; nothing to do'}.")
     console.print()
     print_comparison(console, results)
     console.print()
-    if report.undelivered or report.lost_delivery:
+    if missing:
         why = f" ({escaped(report.lost_delivery)})" if report.lost_delivery else ""
         what = f"{report.undelivered} trials are" if report.undelivered else "the end of the sweep is"
         console.print(f"{what} not in MLflow yet{why}: {command('sync', name, *place)}")

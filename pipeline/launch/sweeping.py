@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -67,9 +68,7 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
         if record.status == "finished":
             # A driver that was killed at its end may have left the tracker without the rest.
             pending = None if is_delivered(ledger, study.name, where) else start_delivery(study.name, where)
-            lost = await_delivery(study.name, pending, ledger, where, progress)
-            left = undelivered(ledger, study.name, where)
-            return RunReport(load_results(ledger, study.name), True, True, left, lost)
+            return _delivered(study.name, pending, ledger, where, progress, finished=True, already=True)
         holder = Holder.current()
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
@@ -84,9 +83,22 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
                 )
         finally:
             ledger.release_lease(study.name, "driver", holder)
-        lost = await_delivery(study.name, delivery, ledger, where, progress)
-        left = undelivered(ledger, study.name, where)
-        return RunReport(load_results(ledger, study.name), finished, False, left, lost)
+        return _delivered(study.name, delivery, ledger, where, progress, finished=finished, already=False)
+
+
+def _delivered(
+    name: str,
+    delivery: subprocess.Popen[bytes] | None,
+    ledger: Ledger,
+    where: Where,
+    progress: Progress,
+    *,
+    finished: bool,
+    already: bool,
+) -> RunReport:
+    """Waits for the delivery while it gets on."""
+    lost = await_delivery(name, delivery, ledger, where, progress)
+    return RunReport(load_results(ledger, name), finished, already, undelivered(ledger, name, where), lost)
 
 
 @contextmanager
