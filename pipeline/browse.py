@@ -24,6 +24,7 @@ from rich.markup import escape
 from .comparison import to_json
 from .delivery import Subject, check, deliver_pending, finish, follow, hold_lease
 from .errors import UserError, VaeSweepError
+from .execution.environment import in_spare_time
 from .extension import lasting_hash
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
@@ -53,6 +54,16 @@ def connect(where: Where) -> MlflowTracker | None:
         return None
     where.paths.workdir.mkdir(parents=True, exist_ok=True)
     return MlflowTracker.connect(target, where.paths.mlflow_artifacts)
+
+
+def load(where: Where) -> None:
+    """Loads what `synchronise` needs, also at the end of a sweep, when somebody waits for it; touches nothing."""
+    target = tracking_target(where)
+    if target is not None:
+        from .analysis import parts  # noqa: F401
+        from .report import page  # noqa: F401
+
+        MlflowTracker.load(target)
 
 
 def subject_of(results: Results, where: Where) -> Subject:
@@ -105,9 +116,7 @@ def _page_file(results: Results, paths: WorkPaths) -> Mapping[str, str]:
 
 def synchronise(name: str, where: Where, console: Console, *, check: bool, follow: bool) -> int:
     """`sync`: delivers, or checks, or follows a running sweep. Returns the exit code."""
-    if follow and tracking_target(where):
-        MlflowTracker.load_unhurried()  # the sweep's workers start at the same time
-    tracker = connect(where)
+    tracker = in_spare_time(lambda: connect(where)) if follow else connect(where)
     if tracker is None:
         raise UserError("Nothing is tracked with `--mlflow none`; name a store, or leave the option out.")
     with open_ledger(where) as ledger:

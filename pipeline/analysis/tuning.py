@@ -15,15 +15,15 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator
+from opda.nonparametric import EmpiricalDistribution
 
 from ..comparison import estimate
 from ..records import derive_seed
 from .searches import SearchTrial
 from .shapes import Band, TuningCurve
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
 
 EXACT_DRAWS = 150
 """Up to so many draws the tightest bands are taken; they are simulated, which takes seconds from here on."""
@@ -78,9 +78,6 @@ def best_of_random(values: Sequence[float], trials: int, confidence: float) -> t
     Lost trials are -inf. Bounds are infinite where the values bound nothing. With ties the band is wider than it need
     be, never narrower.
     """
-    import numpy as np
-    from opda.nonparametric import EmpiricalDistribution
-
     exact = len(values) <= EXACT_DRAWS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Duplicates detected", category=RuntimeWarning)
@@ -100,6 +97,4 @@ def best_of_random(values: Sequence[float], trials: int, confidence: float) -> t
 @cache
 def _generator(draws: int, confidence: float) -> Generator:
     """The same object for the same question: opda keeps what it simulated by it."""
-    import numpy as np
-
     return np.random.default_rng(derive_seed("tuning band", draws, str(confidence)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..execution.environment import in_spare_time
 from .common import (
     SWEEPS,
     Address,
@@ -31,6 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..launch import Where
     from ..results import Results
 
 
@@ -250,11 +252,31 @@ def sync(
     address: Address = None,
 ) -> None:
     """Deliver what MLflow has not got yet, or copy the searches to an Optuna storage."""
+    where, screen = make_where(workdir, tracking=mlflow), make_console()
+    if follow:
+        name = _load_beside_a_sweep(name, where)
     from ..browse import export_to_optuna, synchronise
 
-    where, screen = make_where(workdir, tracking=mlflow), make_console()
     if optuna is not None:
         if check or follow:
             raise UserError("sync takes --optuna URL alone: run it without --check and --follow.")
         raise typer.Exit(export_to_optuna(name, where, optuna, "--optuna", screen))
     raise typer.Exit(synchronise(name, where, screen, check=check, follow=follow))
+
+
+def _load_beside_a_sweep(name: str, where: Where) -> str:
+    """Loads in the time that a sweep's start leaves; the sweep, which may be named only now."""
+    from ..launch.delivering import NOT_TOLD, told
+
+    def load() -> None:
+        from .. import browse
+
+        browse.load(where)
+
+    try:
+        in_spare_time(load)
+    finally:
+        name = told(where) if name == NOT_TOLD else name
+    if not name:
+        raise typer.Exit
+    return name

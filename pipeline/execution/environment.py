@@ -10,9 +10,14 @@ import os
 import platform
 import secrets
 import stat
+import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
 """a host that vanishes without a word is missed within a minute, not seven"""
@@ -25,6 +30,10 @@ CLIENT_VERSION = "VAE_SWEEP_CLIENT_VERSION"
 SUBMITTED_TO = "VAE_SWEEP_SUBMITTED_TO"
 """tells it by which address its user reaches the cluster"""
 
+_T = TypeVar("_T")
+
+UNHURRIED = 10
+"""niceness of a thread that others should not wait for"""
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEEP_BYTES = 32 << 20
@@ -45,6 +54,20 @@ def prepare_process() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def in_spare_time(call: Callable[[], _T]) -> _T:
+    """`call()` in a thread that computes while the processor has nothing better to do, where a thread may be so told.
+
+    A process could not raise its priority again; that of a thread ends with it.
+    """
+
+    def be_unhurried() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), UNHURRIED)
+
+    with ThreadPoolExecutor(1, initializer=be_unhurried) as thread:
+        return thread.submit(call).result()
 
 
 def prepare_ray(address: str | None) -> None:

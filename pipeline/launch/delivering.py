@@ -1,4 +1,4 @@
-"""The delivery process of a run: started beside the training, waited for at the end while it gets on."""
+"""The delivery process of a run: told which sweep to deliver beside its training, waited for while it gets on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..ledger.store import Ledger
@@ -14,25 +15,59 @@ from ..report.progress import Progress
 from .where import Where, tracking_target
 
 DELIVERY_PATIENCE_SECONDS = 600.0
+NOT_TOLD = "-"
+"""as the name of a sweep: the one that standard input names"""
 
 
-def start_delivery(name: str, where: Where) -> subprocess.Popen[bytes] | None:
-    """Delivery runs beside the training as `vae-sweep sync --follow`: nothing it does can stall the loop."""
+@contextmanager
+def delivery_process(where: Where) -> Iterator[subprocess.Popen[bytes] | None]:
+    """A process that loads MLflow while the study is read, and leaves unless it is told a sweep; None: no tracker.
+
+    It is `vae-sweep sync --follow`: nothing it does can stall the loop of a sweep.
+    """
     target = tracking_target(where)
     if target is None:
-        return None
-    command = [sys.executable, "-m", "pipeline", "sync", name, "--follow", "--workdir", str(where.paths.workdir)]
+        yield None
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "sync", NOT_TOLD, "--follow", "--workdir", str(where.paths.workdir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,  # Ctrl-C is not for it; in a session of its own its niceness would mean nothing to others
+        env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        yield process
+    finally:
+        if process.stdin and not process.stdin.closed:  # it has not touched anything
+            process.kill()
+            process.communicate()
+
+
+def begin_delivery(process: subprocess.Popen[bytes] | None, name: str, where: Where) -> None:
+    """Tells the process of `delivery_process` its sweep."""
+    if process is None or process.stdin is None:
+        return
     log = where.paths.delivery_log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:  # a former run's last words are not this one's
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+    log.write_bytes(b"")  # a former run's last words are not this one's
+    with suppress(BrokenPipeError):  # it is no more: `await_delivery` will say so
+        process.stdin.write(f"{name}\n".encode())
+        process.stdin.flush()
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def told(where: Where) -> str:
+    """In that process: the sweep, empty if there is none to deliver. What is said from now on goes to its log."""
+    name = sys.stdin.readline().strip()
+    if name:
+        with where.paths.delivery_log(name).open("ab") as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
+    return name
 
 
 def undelivered(ledger: Ledger, name: str, where: Where) -> int | None:

@@ -31,7 +31,7 @@ from ..space import arms
 from ..stages import Stages
 from ..sweep import Sweep
 from . import workers
-from .delivering import await_delivery, is_delivered, start_delivery, undelivered
+from .delivering import await_delivery, begin_delivery, delivery_process, is_delivered, undelivered
 from .registering import extended, register
 from .where import Where, load_study_data, open_ledger
 
@@ -55,11 +55,23 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
 
     `extend`: a smaller sweep of this name that is there becomes one of this study.
     """
-    study = load_study(file, sets)
-    if study.is_single:
-        problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
-        raise StudyFileError(str(file), [problem])
-    dataset = load_study_data(study)
+    with delivery_process(where) as delivery:
+        study = load_study(file, sets)
+        if study.is_single:
+            problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
+            raise StudyFileError(str(file), [problem])
+        return _run(study, load_study_data(study), where, progress, delivery, extend=extend)
+
+
+def _run(
+    study: Study,
+    dataset: DataSet,
+    where: Where,
+    progress: Progress,
+    delivery: subprocess.Popen[bytes] | None,
+    *,
+    extend: bool,
+) -> RunReport:
     with open_ledger(where, create=True) as ledger:
         ledger.on_away = progress.message
         for line in extended(ledger, study, dataset, where.paths) if extend else ():
@@ -67,14 +79,16 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
         record = register(ledger, study, dataset, where.paths)
         if record.status == "finished":
             # A driver that was killed at its end may have left the tracker without the rest.
-            pending = None if is_delivered(ledger, study.name, where) else start_delivery(study.name, where)
-            return _delivered(study.name, pending, ledger, where, progress, finished=True, already=True)
+            if is_delivered(ledger, study.name, where):
+                delivery = None
+            begin_delivery(delivery, study.name, where)
+            return _delivered(study.name, delivery, ledger, where, progress, finished=True, already=True)
         holder = Holder.current()
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
             tag = False if PRUNERS[study.search.pruner].looks_at_rivals else None
             ledger.update_sweep(study.name, status="running", stop_requested=False, reproducible=tag)
-            delivery = start_delivery(study.name, where)
+            begin_delivery(delivery, study.name, where)
             with _workers(study, dataset, where, progress) as executor:
                 finished = _drive(study, executor, ledger, holder, where, progress)
                 now = time.time()

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,8 +56,6 @@ _OPENED = "vae_sweep.opened"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _HAS_PICTURES = "mlflow.loggedImages"
-_UNHURRIED = 10
-"""niceness of a thread that others should not wait for"""
 
 _ENVIRONMENT = {
     # Retrying is ours: the library's own would block 4 minutes a call, and doubles runs.
@@ -90,6 +86,17 @@ class MlflowTracker:
         self._target = target_of(uri)
         self._opened: dict[str, _Opened] = {}
 
+    @staticmethod
+    def load(uri: str) -> None:
+        """Loads what `connect` needs, and touches nothing; a second of computing, or two."""
+        _set_environment()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own, at import and when it maps its tables
+            import mlflow  # noqa: F401
+
+            if uri.startswith("sqlite:///"):
+                from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+
     @classmethod
     def connect(cls, uri: str, artifact_root: Path | None = None) -> MlflowTracker:
         """Loads MLflow (2 s) and opens `uri`; a missing `sqlite:///` store is created (3 s more).
@@ -102,29 +109,13 @@ class MlflowTracker:
         if uri.startswith("sqlite:///"):
             embedded.prepare(uri, _lay_tables)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own, at import and when it maps its tables
+            warnings.simplefilter("ignore")
             from mlflow import MlflowClient
 
             tracker = cls(None, uri, artifact_root.resolve() if artifact_root else None)
             with tracker._answers("connecting"):
                 tracker._client = MlflowClient(tracking_uri=uri)
         return tracker
-
-    @staticmethod
-    def load_unhurried() -> None:
-        """Loads MLflow in the time that the processor has to spare, as far as the system tells threads apart."""
-
-        def load() -> None:
-            if sys.platform == "linux":
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _UNHURRIED)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import mlflow  # noqa: F401
-
-        _set_environment()
-        thread = threading.Thread(target=load)
-        thread.start()
-        thread.join()
 
     @property
     def target(self) -> str:
