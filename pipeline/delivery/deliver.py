@@ -84,7 +84,7 @@ def follow(
     *,
     final_files: Callable[[], Mapping[str, str]] | None = None,
     patience_seconds: float = 600.0,
-    idle_seconds: float = 0.2,
+    idle_seconds: float = 0.25,
     clock: Clock = time.time,
     sleep: Callable[[float], None] = time.sleep,
     say: Callable[[str], None] | None = None,
