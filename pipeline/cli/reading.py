@@ -252,14 +252,14 @@ def sync(
     address: Address = None,
 ) -> None:
     """Deliver what MLflow has not got yet, or copy the searches to an Optuna storage."""
+    if optuna is not None and (check or follow):
+        raise UserError("sync takes --optuna URL alone: run it without --check and --follow.")
     where, screen = make_where(workdir, tracking=mlflow), make_console()
     if follow:
         name = _load_beside_a_sweep(name, where)
     from ..browse import export_to_optuna, synchronise
 
     if optuna is not None:
-        if check or follow:
-            raise UserError("sync takes --optuna URL alone: run it without --check and --follow.")
         raise typer.Exit(export_to_optuna(name, where, optuna, "--optuna", screen))
     raise typer.Exit(synchronise(name, where, screen, check=check, follow=follow))
 
