@@ -39,3 +39,4 @@ def test_a_hundred_seeds_have_every_fault() -> None:
     assert min(drawn.count(fault) for fault in FAULTS) >= 2
     assert set().union(*(draw(seed).faults for seed in seeds_for(FAULTS))) == set(FAULTS)
     assert draw(5) == draw(5) and draw(5) != draw(5, 1)
+    assert all(draw(seed).faults == draw(seed, 1).faults for seed in range(100)), "a redraw is as hard"

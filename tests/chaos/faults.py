@@ -237,6 +237,8 @@ class Fault:
     """how often it is drawn, beside the others"""
     ledger: str = ""
     """the only kind of ledger it is for; empty: any"""
+    again: bool = False
+    """whether the same command is given again"""
     disk: bool = False
     """the working directory needs a small disk of its own"""
 
@@ -245,17 +247,18 @@ FAULTS: Mapping[str, Fault] = {
     "worker_killed": Fault(worker_killed, "SIGKILL of a worker that trains", "the driver says that it was lost"),
     "worker_stopped": Fault(worker_stopped, "SIGSTOP of a worker", "given up after 10 s without a sign of life", 2),
     "raylet_killed": Fault(raylet_killed, "SIGKILL of a raylet", "the driver says that its worker was lost"),
-    "driver_killed": Fault(driver_killed, "SIGKILL of the driver", "its exit code"),
-    "driver_terminated": Fault(driver_terminated, "SIGTERM of the driver", "exit code 3", 3),
-    "driver_interrupted": Fault(driver_interrupted, "Ctrl-C", "exit code 3", 2),
+    "driver_killed": Fault(driver_killed, "SIGKILL of the driver", "its exit code", again=True),
+    "driver_terminated": Fault(driver_terminated, "SIGTERM of the driver", "exit code 3", 3, again=True),
+    "driver_interrupted": Fault(driver_interrupted, "Ctrl-C", "exit code 3", 2, again=True),
     "driver_stopped": Fault(
         driver_stopped, "SIGSTOP of the driver for 32 s, SIGCONT after another has taken over",
-        "the first ends with exit code 1: one driver at a time", 1,
+        "the first ends with exit code 1: one driver at a time", 1, again=True,
     ),
     "second_driver": Fault(second_driver, "the same command once more", "exit code 1: one driver at a time", 3),
     "delivery_killed": Fault(delivery_killed, "SIGKILL of the delivery", "its lease is free", 3),
     "everything_killed": Fault(
-        everything_killed, "SIGKILL of driver, delivery, MLflow, raylets and workers at once", "all are gone", 1
+        everything_killed, "SIGKILL of driver, delivery, MLflow, raylets and workers at once", "all are gone", 1,
+        again=True,
     ),
     "mlflow_killed": Fault(mlflow_killed, "SIGKILL of the MLflow server", "a request found no server", 3),
     "mlflow_refused": Fault(mlflow_refused, "connection refused by MLflow", "the delivery says that it is away", 3),
@@ -265,9 +268,10 @@ FAULTS: Mapping[str, Fault] = {
     "postgres_crashed": Fault(
         postgres_crashed, "PostgreSQL stopped at once (immediate)", "the driver says that it waits", 6, "postgresql"
     ),
-    "disk_full": Fault(disk_full, "a full disk", "exit code 1: the disk is full", 2, disk=True),
+    "disk_full": Fault(disk_full, "a full disk", "exit code 1: the disk is full", 2, again=True, disk=True),
     "checkpoint_torn": Fault(
-        checkpoint_torn, "SIGKILL of the driver, all checkpoints cut in half", "they are refused, by name", 2
+        checkpoint_torn, "SIGKILL of the driver, all checkpoints cut in half", "they are refused, by name", 2,
+        again=True,
     ),
 }  # fmt: skip
 
