@@ -60,11 +60,12 @@ def _fixed(data: Path, shape: Shape, epochs: int) -> dict[str, Any]:
     }
 
 
-def command(file: Path, workdir: Path, workers: int) -> list[str]:
+def command(file: Path, workdir: Path, workers: int, executor: str = "ray") -> list[str]:
     """What a user would type."""
     return [
         *(sys.executable, "-m", "pipeline", "run", str(file)),
         *("--workdir", str(workdir), "--workers", str(workers)),
+        *(["--executor", executor] if executor != "ray" else []),
     ]
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def sweeps(
     rows = []
     for work in workloads:
         agreement = report.setdefault("agreement", {})[work.name] = agree(data, SWEPT, work.epochs, extent.seeds)
-        sides = [OURS, *(peer for peer in GATES[work.name] if peer in peers)]
+        sides = [*OURS, *(peer for peer in GATES[work.name] if peer in peers)]
         timed: list[Timed] = []
         for turn in range(extent.rounds):
             for side in turned(sides, turn):
@@ -139,15 +140,15 @@ def sweep_rows(work: Workload, timed: Sequence[Timed], agreement: dict[str, Any]
     def median(side: str) -> float:
         return statistics.median(run.seconds for run in timed if run.side == side)
 
-    rows = []
-    for peer, gate in GATES[work.name].items():
-        if not any(run.side == peer for run in timed):
+    rows, sides = [], {run.side for run in timed}
+    for (side, executor), (peer, gate) in product(OURS.items(), GATES[work.name].items()):
+        if not {side, peer} <= sides:
             continue
-        problems = [f"{run.side}: {run.problem}" for run in timed if run.side in (OURS, peer) and run.problem]
+        problems = [f"{run.side}: {run.problem}" for run in timed if run.side in (side, peer) and run.problem]
         if not agreement["agrees"]:
             problems.append(f"validation ELBOs differ by {agreement['gap_nats']:.2f} nats")
-        mine, theirs = median(OURS), median(peer)
-        what = f"{work.name}: {work.trials} trials x {work.epochs} epochs"
+        mine, theirs = median(side), median(peer)
+        what = f"{work.name}: {work.trials} trials x {work.epochs} epochs, {executor}"
         rows.append(Row(what, peer, mine, theirs, "s", theirs / mine, gate, "; ".join(problems), judged))
     return rows
 

@@ -21,7 +21,8 @@ from benchmarks import ours
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_SECONDS = 3600.0
-OURS = "vae-sweep"
+OURS = {"vae-sweep": "ray", "vae-sweep-processes": "processes"}
+"""side -> its `--executor`"""
 PEERS = {
     "tune-function": ("peer_tune", "function"),
     "tune-class": ("peer_tune", "class"),
@@ -85,15 +86,15 @@ def run_side(side: str, work: Workload, *, data: Path, store: Path, folder: Path
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         raise RuntimeError(f"A side must end well, but {side} ended with exit code {done.returncode}:\n{tail}")
-    problem = missing(folder, work) or (ours.differences(folder) if side == OURS else "")
+    problem = missing(folder, work) or (ours.differences(folder) if side in OURS else "")
     return Timed(side, seconds, busy, problem)
 
 
 def _command(side: str, work: Workload, data: Path, folder: Path, cores: int) -> list[str]:
-    if side == OURS:
+    if side in OURS:
         file = folder / "study.yaml"
         ours.write_study(file, ours.study(data, trials=work.trials, epochs=work.epochs))
-        return ours.command(file, folder, cores)
+        return ours.command(file, folder, cores, OURS[side])
     module, mode = PEERS[side]
     return [
         *(sys.executable, "-m", f"benchmarks.{module}", "--mode", mode),

@@ -5,6 +5,7 @@
       mlflow.db, mlartifacts/   the embedded MLflow store
       NAME/study.yaml           the resolved study
       NAME/delivery.log         what the background delivery printed
+      NAME/workers.log          what worker processes printed
       .NAME.removed/            what an interrupted `delete` left
       NAME/trials/ARM/REPLICATE/PHASE/NUMBER/samples.png, reconstructions.png, model.safetensors
 
@@ -68,6 +69,10 @@ class WorkPaths:
     def delivery_log(self, name: str) -> Path:
         """What the background delivery printed."""
         return self.sweep(name) / "delivery.log"
+
+    def workers_log(self, name: str) -> Path:
+        """What worker processes printed."""
+        return self.sweep(name) / "workers.log"
 
     def trial(self, name: str, key: TrialKey) -> Path:
         """Folder of one trial's files."""

@@ -80,24 +80,27 @@ def test_trials_that_cannot_be_equal_are_refused(data: Path, trials: int) -> Non
 
 
 def test_rows_are_ratios_of_medians_and_void_when_something_is_missing() -> None:
-    timed = [Timed(OURS, seconds, 0.0, "") for seconds in (9.0, 10.0, 30.0)]
+    timed = [Timed("vae-sweep", seconds, 0.0, "") for seconds in (9.0, 10.0, 30.0)]
     timed += [Timed(peer, 50.0, 0.0, "no pictures" if peer == "tune-class" else "") for peer in PEERS]
     rows = {row.peer: row for row in sweep_rows(TINY, timed, dict(AGREES), judged=True)}
     assert all(row.ratio == 5.0 for row in rows.values())
     verdicts = {"tune-function": "MISSED", "tune-class": "VOID", "optuna-epoch": "met", "optuna-best": "met"}
     assert {peer: row.verdict for peer, row in rows.items()} == verdicts
+    timed += [Timed("vae-sweep-processes", seconds, 0.0, "") for seconds in (4.0, 5.0, 6.0)]
+    both = sweep_rows(TINY, timed, dict(AGREES), judged=True)
+    assert [row.ratio for row in both] == [5.0] * len(PEERS) + [10.0] * len(PEERS), "a row for each executor"
     disagreeing = sweep_rows(TINY, timed, {"agrees": False, "gap_nats": 0.5}, judged=True)
     assert {row.verdict for row in disagreeing} == {"VOID"}
 
 
 def test_every_round_begins_with_another_side() -> None:
-    sides = [OURS, *PEERS]
+    sides = [*OURS, *PEERS]
     assert [turned(sides, turn)[0] for turn in range(3)] == sides[:3]
     assert all(sorted(turned(sides, turn)) == sorted(sides) for turn in range(9))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [OURS, *PEERS])
+@pytest.mark.parametrize("side", [*OURS, *PEERS])
 def test_each_side_leaves_everything_in_mlflow(side: str, data: Path, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     timed = run_side(side, TINY, data=data, store=store, folder=folder, cores=2)

@@ -24,6 +24,7 @@ from pipeline.data.dataset import DataSet
 from pipeline.execution.base import Executor
 from pipeline.execution.inline import InlineExecutor
 from pipeline.execution.simulated import SimulatedExecutor
+from pipeline.execution.worker_server import WorkerServer
 from pipeline.launch import LEDGER_VARIABLE, Where
 from pipeline.launch import workers as making
 from pipeline.ledger.store import Ledger
@@ -113,8 +114,8 @@ def shuffled(seed: int) -> Iterator[None]:
     """Every executor that `run` makes is one."""
     make = making.make_executor
 
-    def made(dataset: DataSet, study: Study, where: Where) -> Executor:
-        return Shuffled(make(dataset, study, where), seed)
+    def made(dataset: DataSet, study: Study, where: Where, server: WorkerServer | None) -> Executor:
+        return Shuffled(make(dataset, study, where, server), seed)
 
     with patch.object(making, "make_executor", made):
         yield
@@ -232,7 +233,7 @@ def test_mixed_numerics_are_refused_or_tagged(tmp_path: Path) -> None:
     """Not promised, and never without a word of it."""
     file = study_of(tmp_path, "random", "none")
 
-    def mixed(dataset: DataSet, study: Study, where: Where) -> Executor:
+    def mixed(dataset: DataSet, study: Study, where: Where, server: WorkerServer | None) -> Executor:
         return SimulatedExecutor(workers=2, slots=2, devices={"simulated-1": "another"})
 
     with patch.object(making, "make_executor", mixed):
@@ -267,7 +268,7 @@ def test_the_suite_can_fail(tmp_path: Path) -> None:
     file = study_of(tmp_path, "tpe", "none")
     plain = run_here(file, tmp_path / "plain", executor="inline", slots=4)
 
-    def other_noise(dataset: DataSet, study: Study, where: Where) -> Executor:
+    def other_noise(dataset: DataSet, study: Study, where: Where, server: WorkerServer | None) -> Executor:
         return InlineExecutor(dataset, workers=1, slots=4, bank_seed=1)
 
     with patch.object(making, "make_executor", other_noise):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import cProfile
+import os
 import pstats
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,9 @@ from pipeline.config import load_study
 from pipeline.errors import SweepConflictError
 from pipeline.execution.base import Executor
 from pipeline.execution.inline import InlineExecutor
+from pipeline.execution.process_pool import ProcessPool
 from pipeline.execution.simulated import SimulatedExecutor
+from pipeline.execution.worker_server import WorkerServer
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.packed.structure import Structure, structure_of
 from pipeline.packing import Placement
@@ -62,9 +66,15 @@ def _ray_pool() -> Executor:
     return RayPool(tiny_dataset(), workers=WORKERS, slots=SLOTS, bank_seed=0)
 
 
+def _process_pool() -> Executor:
+    log = Path(tempfile.gettempdir()) / f"workers-{os.getpid()}.log"
+    return ProcessPool(WorkerServer(), tiny_dataset(), workers=WORKERS, slots=SLOTS, bank_seed=0, log=log)
+
+
 EXECUTORS: Mapping[str, Callable[[], Executor]] = {
     "simulated": lambda: SimulatedExecutor(workers=WORKERS, slots=SLOTS),
     "inline": lambda: InlineExecutor(tiny_dataset(), workers=WORKERS, slots=SLOTS, bank_seed=0),
+    "processes": _process_pool,
     "ray": _ray_pool,
 }
 
@@ -92,7 +102,7 @@ def begun(events: list[Event]) -> set[TrialKey]:
     return {event.key for event in events if isinstance(event, EpochReport)}
 
 
-@pytest.mark.parametrize("name", ["simulated", "inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["simulated", "inline", "processes", pytest.param("ray", marks=pytest.mark.slow)])
 class TestExecutor:
     @pytest.fixture
     def executor(self, name: str) -> Iterator[Executor]:

@@ -74,7 +74,12 @@ def run(
     slots: Slots = "auto",
     device: Device = "auto",
     workers_per_gpu: WorkersPerGpu = 1,
-    executor: Annotated[str, typer.Option(help="`ray`, or `inline` (this process; for debugging).")] = "ray",
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="`ray`, `processes` (this machine's cores, without Ray), or `inline` (this process; for debugging)."
+        ),
+    ] = "ray",
     address: Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster, or `auto` on one.")] = None,
     workdir: Workdir = SWEEPS,
     mlflow: Mlflow = None,
@@ -89,8 +94,9 @@ def run(
     from .. import launch
     from ..report.progress import make_progress
 
-    _check_choice("--executor", executor, ("ray", "inline"))
+    _check_choice("--executor", executor, ("ray", "processes", "inline"))
     _check_choice("--device", device, DEVICES)
+    _check_place(executor, address, device)
     address = address or os.environ.get("RAY_ADDRESS")
     where = make_where(
         workdir,
@@ -115,6 +121,15 @@ def run(
 def _check_choice(option: str, given: str, choices: Sequence[str]) -> None:
     if given not in choices:
         raise UserError(f"{option} must be {' or '.join(choices)}, but got {given!r}.")
+
+
+def _check_place(executor: str, address: str | None, device: str) -> None:
+    if executor != "ray" and address:
+        raise UserError(
+            f"--address is of a Ray cluster, but --executor {executor} trains on this machine: leave one out."
+        )
+    if executor != "ray" and device == "cuda":
+        raise UserError(f"--device cuda takes --executor ray, but got --executor {executor}, which trains on the CPU.")
 
 
 def _slots(text: str) -> int | None:

@@ -30,6 +30,9 @@ CLIENT_VERSION = "VAE_SWEEP_CLIENT_VERSION"
 SUBMITTED_TO = "VAE_SWEEP_SUBMITTED_TO"
 """tells it by which address its user reaches the cluster"""
 
+HURRIED = "VAE_SWEEP_HURRIED"
+"""tells a process that there is no spare time to wait for"""
+
 _T = TypeVar("_T")
 
 UNHURRIED = 10
@@ -39,14 +42,18 @@ M_MMAP_THRESHOLD = -3
 KEEP_BYTES = 32 << 20
 
 
+ARITHMETIC = {"MKL_CBWR": "AVX2", "OMP_NUM_THREADS": "1"}
+"""matrix products do not depend on how their operands are aligned; one thread"""
+
+
 def prepare_process() -> None:
     """Sets MKL's code branch, the allocator and one thread for this process.
 
-    MKL_CBWR makes matrix products independent of how their operands are aligned. The allocator is told to keep what
-    it frees: a training step would otherwise give its buffers back and fault them in again.
+    The allocator is told to keep what it frees: a training step would otherwise give its buffers back and fault them
+    in again.
     """
-    os.environ.setdefault("MKL_CBWR", "AVX2")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, value in ARITHMETIC.items():
+        os.environ.setdefault(name, value)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
@@ -61,6 +68,8 @@ def in_spare_time(call: Callable[[], _T]) -> _T:
 
     A process could not raise its priority again; that of a thread ends with it.
     """
+    if HURRIED in os.environ:
+        return call()
 
     def be_unhurried() -> None:
         if sys.platform == "linux":

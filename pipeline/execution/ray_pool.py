@@ -27,6 +27,7 @@ from ..own_code import Parcel, receive
 from ..records import Event, TrialEnded, TrialKey, TrialsReturned, TrialTask, WorkerJoined, WorkerLost
 from .base import Executor
 from .environment import ray_folder
+from .health import LOSSES_IN_A_ROW, PULSE_SECONDS, Listening, Losses
 from .ray_cluster import capacity, join, share
 
 ROUND_SECONDS = 0.2
@@ -34,12 +35,8 @@ ROUND_SECONDS = 0.2
 ROUNDS_UNDER_WAY = 2
 START_SECONDS = 180.0
 """how long an actor that has a place may take to load everything"""
-LOSSES_IN_A_ROW = 5
-"""so many replacements lost, one after the other, with no epoch trained in between: something is wrong"""
 LOOK_SECONDS = 2.0
 """how often a cluster is asked for its nodes"""
-PULSE_SECONDS = 5.0
-"""how often an actor is asked for a sign of life, which it can give while it trains"""
 
 
 class TrainerActor:
@@ -149,10 +146,9 @@ class RayPool:
         if not self._elastic and room < 1:
             raise ExecutionError("A Ray worker needs a CPU or a GPU, but the cluster has none to offer.")
         self._load = (ray.put(dataset), slots, bank_seed, self._share.device, checkpoint_seconds, code)
-        self._silence_seconds, self._heard_at = silence_seconds, time.monotonic()
+        self._silence_seconds, self._listening, self._losses = silence_seconds, Listening(), Losses()
         self._workers: dict[str, _Worker] = {}
-        self._started = self._era = self._trained_in_era = 0
-        self._looked_at = 0.0
+        self._started, self._looked_at = 0, 0.0
         self._follow_nodes()
 
     @property
@@ -239,7 +235,9 @@ class RayPool:
             .options(num_cpus=1, num_gpus=self._share.gpus, max_restarts=0, scheduling_strategy="SPREAD")
             .remote()
         )
-        self._workers[name] = _Worker(name, actor, actor.placed.remote(), actor.load.remote(*self._load), self._era)
+        self._workers[name] = _Worker(
+            name, actor, actor.placed.remote(), actor.load.remote(*self._load), self._losses.era
+        )
 
     def _keep_busy(self, worker: _Worker) -> None:
         while worker.trials and (len(worker.rounds) < ROUNDS_UNDER_WAY):
@@ -263,7 +261,7 @@ class RayPool:
         worker.trials -= {event.key for event in news if isinstance(event, TrialEnded)}
         worker.trials -= {key for event in news if isinstance(event, TrialsReturned) for key in event.keys}
         if news:
-            self._trained_in_era = self._era
+            self._losses.trained()
         self._keep_busy(worker)
         return list(news)
 
@@ -280,9 +278,7 @@ class RayPool:
 
     def _silent(self) -> list[Event]:
         """Actors that train, or so it seems, but give no sign of life; their place is needed for another."""
-        now = time.monotonic()
-        heard_seconds = min(now - self._heard_at, 1.0)  # more than that: this process was stopped, and may be deaf yet
-        self._heard_at = now
+        heard_seconds = self._listening.seconds()
         events: list[Event] = []
         for worker in [w for w in self._workers.values() if w.loaded is None]:
             worker.quiet_seconds += heard_seconds
@@ -297,8 +293,7 @@ class RayPool:
 
     def _lose(self, worker: _Worker, reason: str) -> list[Event]:
         del self._workers[worker.name]
-        self._era += worker.era == self._era
-        losses = self._era - self._trained_in_era
+        losses = self._losses.lost(worker.era)
         if losses >= LOSSES_IN_A_ROW:
             raise ExecutionError(
                 f"Ray workers were lost {losses} times in a row before they had trained an epoch, at last: {reason}. "

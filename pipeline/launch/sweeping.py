@@ -21,6 +21,7 @@ from ..config import Study, load_study
 from ..data.dataset import DataSet
 from ..errors import StudyFileError
 from ..execution.base import Executor
+from ..execution.worker_server import WorkerServer
 from ..ledger.store import Holder, Ledger
 from ..records import TrialRecord
 from ..report.observer import Observer
@@ -55,12 +56,12 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
 
     `extend`: a smaller sweep of this name that is there becomes one of this study.
     """
-    with delivery_process(where) as delivery:
+    with delivery_process(where) as delivery, workers.server_of(where) as server:
         study = load_study(file, sets)
         if study.is_single:
             problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
             raise StudyFileError(str(file), [problem])
-        return _run(study, load_study_data(study), where, progress, delivery, extend=extend)
+        return _run(study, load_study_data(study), where, progress, delivery, server, extend=extend)
 
 
 def _run(
@@ -69,6 +70,7 @@ def _run(
     where: Where,
     progress: Progress,
     delivery: subprocess.Popen[bytes] | None,
+    server: WorkerServer | None,
     *,
     extend: bool,
 ) -> RunReport:
@@ -89,7 +91,7 @@ def _run(
             tag = False if PRUNERS[study.search.pruner].looks_at_rivals else None
             ledger.update_sweep(study.name, status="running", stop_requested=False, reproducible=tag)
             begin_delivery(delivery, study.name, where)
-            with _workers(study, dataset, where, progress) as executor:
+            with _workers(study, dataset, where, progress, server) as executor:
                 finished = _drive(study, executor, ledger, holder, where, progress)
                 now = time.time()
                 ledger.update_sweep(  # before the workers end, which takes a second: delivery waits for it
@@ -116,12 +118,14 @@ def _delivered(
 
 
 @contextmanager
-def _workers(study: Study, dataset: DataSet, where: Where, progress: Progress) -> Iterator[Executor]:
+def _workers(
+    study: Study, dataset: DataSet, where: Where, progress: Progress, server: WorkerServer | None
+) -> Iterator[Executor]:
     count = "all" if where.workers is None else str(where.workers)
-    kind = "Ray" if where.executor == "ray" else where.executor
-    place = f" of the cluster at {where.address}" if where.address and kind == "Ray" else ""
-    progress.message(f"starting {count} {kind} worker{'' if where.workers == 1 else 's'}{place}")
-    executor = workers.make_executor(dataset, study, where)
+    kind = {"ray": "Ray ", "processes": ""}.get(where.executor, f"{where.executor} ")
+    place = f" of the cluster at {where.address}" if where.address and where.executor == "ray" else ""
+    progress.message(f"starting {count} {kind}worker{'' if where.workers == 1 else 's'}{place}")
+    executor = workers.make_executor(dataset, study, where, server)
     try:
         yield executor
     finally:

@@ -29,7 +29,7 @@ class Where:
     slots: int | None = None
     """trials a worker trains at once; None: as many as pay, by measurement"""
     executor: str = "ray"
-    """`ray`, `inline` or, for tests of all but the training, `simulated`"""
+    """`ray`, `processes`, `inline` or, for tests of all but the training, `simulated`"""
     address: str | None = None
     """of a Ray cluster; None starts one here"""
     tracking: str | None = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ..config import Study, own_names
 from ..data.dataset import DataSet
 from ..execution.base import Executor
+from ..execution.worker_server import WorkerServer, worker_server
 from ..own_code import parcels
 from ..records import derive_seed
 from ..space import most_workers
@@ -14,7 +18,17 @@ AUTOMATIC_SLOTS = 32
 """slots that `plan` takes a worker to have when each measures for itself how many pay (packed/tuning.py)"""
 
 
-def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
+@contextmanager
+def server_of(where: Where) -> Iterator[WorkerServer | None]:
+    """What worker processes are copies of: it loads while the study is read. None: other workers are asked for."""
+    if where.executor != "processes":
+        yield None
+        return
+    with worker_server() as server:
+        yield server
+
+
+def make_executor(dataset: DataSet, study: Study, where: Where, server: WorkerServer | None = None) -> Executor:
     """The workers. The twins stay in this process; Ray is loaded only where it is asked for."""
     bank_seed = derive_seed(study.seed, "bank")
     if where.executor == "inline":
@@ -26,6 +40,20 @@ def make_executor(dataset: DataSet, study: Study, where: Where) -> Executor:
             slots=where.slots,
             bank_seed=bank_seed,
             checkpoint_seconds=where.checkpoint_seconds,
+        )
+    if where.executor == "processes":
+        from ..execution.process_pool import ProcessPool
+
+        return ProcessPool(
+            server or WorkerServer(),
+            dataset,
+            workers=min(where.workers or 1, where.max_workers or where.workers or 1),
+            slots=where.slots,
+            bank_seed=bank_seed,
+            log=where.paths.workers_log(study.name),
+            checkpoint_seconds=where.checkpoint_seconds,
+            silence_seconds=where.silence_seconds,
+            code=parcels(own_names(study)),
         )
     if where.executor == "simulated":
         from ..execution.simulated import SimulatedExecutor
