@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError
-from ..execution.environment import SUBMITTED_TO
+from ..execution.environment import SUBMITTED_TO, loading
 from .common import (
     DEVICES,
     SWEEPS,
@@ -91,8 +91,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
-    from .. import launch
-    from ..report.progress import make_progress
+    with loading():
+        from .. import launch
+        from ..report.progress import make_progress
 
     _check_choice("--executor", executor, ("ray", "processes", "inline"))
     _check_choice("--device", device, DEVICES)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..execution.environment import in_spare_time
+from ..execution.environment import in_spare_time, loading
 from .common import (
     SWEEPS,
     Address,
@@ -269,9 +269,10 @@ def _load_beside_a_sweep(name: str, where: Where) -> str:
     from ..launch.delivering import NOT_TOLD, told
 
     def load() -> None:
-        from .. import browse
+        with loading():
+            from .. import browse
 
-        browse.load(where)
+            browse.load(where)
 
     try:
         in_spare_time(load)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import signal
 import threading
 import time
@@ -73,8 +72,7 @@ class ProcessPool:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         self._server, self._wanted, self._log = server, workers, log
-        load = (log, dataset, slots, bank_seed, checkpoint_seconds, tuple(code))
-        self._load = pickle.dumps(load, protocol=pickle.HIGHEST_PROTOCOL)
+        self._load = (log, dataset, slots, bank_seed, checkpoint_seconds, tuple(code))
         self._silence_seconds, self._listening, self._losses = silence_seconds, Listening(), Losses()
         self._workers: dict[str, _Worker] = {}
         self._heard: SimpleQueue[tuple[str, str, Any]] = SimpleQueue()

@@ -61,11 +61,12 @@ class TrainerActor:
         code: Sequence[Parcel],
     ) -> tuple[str, dict[str, str], int]:
         """Loads everything, which takes seconds. Returns host, fingerprint and slots."""
-        from .environment import fingerprint, prepare_process
+        from .environment import fingerprint, loading, prepare_process
 
-        prepare_process()  # before torch is imported, which the user's code may do
-        receive(code)
-        from ..packed.trainer import Trainer
+        with loading():
+            prepare_process()  # before torch is imported, which the user's code may do
+            receive(code)
+            from ..packed.trainer import Trainer
 
         self._trainer = Trainer(
             dataset, slots=slots, bank_seed=bank_seed, device=device, checkpoint_seconds=checkpoint_seconds
@@ -297,7 +298,7 @@ class RayPool:
         if losses >= LOSSES_IN_A_ROW:
             raise ExecutionError(
                 f"Ray workers were lost {losses} times in a row before they had trained an epoch, at last: {reason}. "
-                f"See the logs below {self._logs}; `--executor inline` runs without Ray."
+                f"See the logs below {self._logs}; `--executor processes` runs without Ray."
             )
         self._looked_at = 0.0  # it is replaced at once where there is room
         return [WorkerLost(worker.name, reason)]

@@ -7,7 +7,6 @@ are those to the driver: `here`, then `joined` or `refused`, then `news`, `alive
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import sys
 import threading
@@ -44,7 +43,7 @@ def work(connection: Connection) -> None:
         say("here", os.getpid())
         _, load = connection.recv()
         try:
-            trainer = _trainer(*pickle.loads(load))
+            trainer = _trainer(*load)
         except UserError as error:
             say("refused", str(error))
             return

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from ..errors import ExecutionError
-from .environment import ARITHMETIC, prepare_process
+from .environment import ARITHMETIC, loading, prepare_process
 
 
 class WorkerServer:
@@ -85,10 +85,8 @@ def worker_server() -> Iterator[WorkerServer]:
         server.close()
 
 
-def serve(channel: socket.socket) -> None:
-    """In the server: a copy for every connection that arrives, until there is no driver any more."""
-    from .worker_process import work
-
+def serve(channel: socket.socket, work: Callable[[Connection], None]) -> None:
+    """In the server: a copy that works for every connection that arrives, until there is no driver any more."""
     gc.freeze()  # so that collecting garbage in a copy does not copy what is shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no copy that has ended stays behind
     while True:
@@ -112,8 +110,11 @@ def serve(channel: socket.socket) -> None:
 
 def main() -> None:
     """What the server's process runs: its one argument is the descriptor of the channel."""
-    prepare_process()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    with loading():
+        prepare_process()
+        from .worker_process import work
+
+    serve(socket.socket(fileno=int(sys.argv[1])), work)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ..config import Study, load_study
 from ..data.dataset import DataSet
 from ..errors import StudyFileError
 from ..execution.base import Executor
+from ..execution.environment import loading
 from ..execution.worker_server import WorkerServer
 from ..ledger.store import Holder, Ledger
 from ..records import TrialRecord
@@ -57,7 +58,8 @@ def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend
     `extend`: a smaller sweep of this name that is there becomes one of this study.
     """
     with delivery_process(where) as delivery, workers.server_of(where) as server:
-        study = load_study(file, sets)
+        with loading():
+            study = load_study(file, sets)
         if study.is_single:
             problem = "nothing varies: give `scientific` or `nuisance`, or train it once with `vae-sweep train`"
             raise StudyFileError(str(file), [problem])

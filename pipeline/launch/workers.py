@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ..config import Study, own_names
 from ..data.dataset import DataSet
 from ..execution.base import Executor
+from ..execution.environment import loading, prepare_ray
 from ..execution.worker_server import WorkerServer, worker_server
 from ..own_code import parcels
 from ..records import derive_seed
@@ -59,10 +60,9 @@ def make_executor(dataset: DataSet, study: Study, where: Where, server: WorkerSe
         from ..execution.simulated import SimulatedExecutor
 
         return SimulatedExecutor(workers=where.workers or 1, slots=where.slots or AUTOMATIC_SLOTS)
-    from ..execution.environment import prepare_ray
-
     prepare_ray(where.address)  # before Ray is imported
-    from ..execution.ray_pool import RayPool
+    with loading():
+        from ..execution.ray_pool import RayPool
 
     return RayPool(
         dataset,
