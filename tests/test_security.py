@@ -369,7 +369,7 @@ def test_the_product_unpickles_nothing() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             tops = {name.split(".")[0] for name in names}
             assert not UNSAFE & tops, file
-            # Its connections unpickle what the other end sends: between the driver and processes that it has forked only.
+            # Its connections unpickle what the other end sends: between the driver and what it has forked only.
             assert "multiprocessing" not in tops or file.name in BETWEEN_OUR_OWN, file
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
