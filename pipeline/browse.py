@@ -10,10 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
@@ -21,24 +20,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from .comparison import to_json
 from .delivery import Subject, check, deliver_pending, finish, follow, hold_lease
 from .errors import UserError, VaeSweepError
 from .execution.environment import in_spare_time
 from .extension import lasting_hash
 from .launch import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
-from .paths import WorkPaths
 from .records import ENDED, Phase, TrialRecord
-from .report.comparison import comparison_table
-from .report.tables import render_text
-from .report.verdicts import verdict_sentences
+from .report.final import final_files
 from .results import Results, load_results
 from .search.export import HASH, LONGEST_NAME, ExportedSearch, ExportedTrial, export
 from .search.samplers import Told
 from .stages import METRIC_CURVE, Stages
-from .tracking.base import REPORT_FILE, SUMMARY_FILE, DatasetInfo, Tracker
+from .tracking.base import DatasetInfo, Tracker
 from .tracking.mlflow_tracker import MlflowTracker, page_of_run, target_of, without_login
+
+Given = Callable[[], Mapping[str, str] | None]
 
 OPTUNA_VARIABLE = "VAE_SWEEP_OPTUNA_URL"
 EXPORT_SECONDS = 30.0
@@ -57,12 +54,9 @@ def connect(where: Where) -> MlflowTracker | None:
 
 
 def load(where: Where) -> None:
-    """Loads what `synchronise` needs, also at the end of a sweep, when somebody waits for it; touches nothing."""
+    """Loads what `synchronise` needs; touches nothing."""
     target = tracking_target(where)
     if target is not None:
-        from .analysis import parts  # noqa: F401
-        from .report import page  # noqa: F401
-
         MlflowTracker.load(target)
 
 
@@ -85,37 +79,13 @@ def subject_of(results: Results, where: Where) -> Subject:
     )
 
 
-def final_files(ledger: Ledger, name: str, paths: WorkPaths) -> Mapping[str, str]:
-    """Texts that the sweep's parent run ends with: comparison, table, report page."""
-    results = load_results(ledger, name)
-    table = render_text(comparison_table(results.comparison, width=110), width=110)
-    sentences = verdict_sentences(results.comparison)
-    text = "\n".join([results.study.question, "", table, *(textwrap.fill(line, 110) for line in sentences), ""])
-    return {
-        SUMMARY_FILE: "\n\n".join(sentences) + "\n",
-        **_page_file(results, paths),
-        "compare.txt": text,
-        "compare.json": to_json(results.comparison),
-    }
+def synchronise(
+    name: str, where: Where, console: Console, *, check: bool, follow: bool, given: Given | None = None
+) -> int:
+    """`sync`: delivers, or checks, or follows a running sweep. Returns the exit code.
 
-
-def _page_file(results: Results, paths: WorkPaths) -> Mapping[str, str]:
-    """The report page; left out, with a line that says why, where it cannot be made: the delivery goes on."""
-    try:
-        from .report.page import report_page
-
-        return {REPORT_FILE: report_page(results, paths)}
-    except Exception as error:
-        print(
-            f"{REPORT_FILE} is left out: {type(error).__name__}: {error}".replace("\n", " "),
-            file=sys.stderr,
-            flush=True,
-        )
-        return {}
-
-
-def synchronise(name: str, where: Where, console: Console, *, check: bool, follow: bool) -> int:
-    """`sync`: delivers, or checks, or follows a running sweep. Returns the exit code."""
+    `given`: what a sweep that was followed ends with, where somebody else makes it.
+    """
     tracker = in_spare_time(lambda: connect(where)) if follow else connect(where)
     if tracker is None:
         raise UserError("Nothing is tracked with `--mlflow none`; name a store, or leave the option out.")
@@ -126,8 +96,12 @@ def synchronise(name: str, where: Where, console: Console, *, check: bool, follo
             return _check(ledger, tracker, subject, console)
         if follow:
             with _exporting(name, where):
-                return _follow(ledger, tracker, subject, console)
+                return _follow(ledger, tracker, subject, console, given)
         return _deliver(ledger, tracker, subject, console)
+
+
+def _final_files(ledger: Ledger, subject: Subject) -> Mapping[str, str]:
+    return final_files(load_results(ledger, subject.sweep), subject.paths)
 
 
 def _check(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
@@ -139,8 +113,8 @@ def _check(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console)
     return 1 if differences else 0
 
 
-def _follow(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console) -> int:
-    report = follow(ledger, tracker, subject, final_files=lambda: final_files(ledger, subject.sweep, subject.paths))
+def _follow(ledger: Ledger, tracker: Tracker, subject: Subject, console: Console, given: Given | None) -> int:
+    report = follow(ledger, tracker, subject, final_files=lambda: (given and given()) or _final_files(ledger, subject))
     console.print(f"delivered {report.delivered}, {report.remaining} left")
     return 1 if report.remaining else 0
 
@@ -154,7 +128,7 @@ def _deliver(ledger: Ledger, tracker: Tracker, subject: Subject, console: Consol
         return 1
     sweep = ledger.sweep(subject.sweep)
     if sweep is not None and sweep.status != "running":
-        finish(ledger, tracker, subject, files=final_files(ledger, subject.sweep, subject.paths), metrics={})
+        finish(ledger, tracker, subject, files=_final_files(ledger, subject), metrics={})
     mended = f", {report.mended} of them again: they were no longer as they had been" if report.mended else ""
     console.print(f"{report.delivered} delivered{mended}, {report.remaining} left.", soft_wrap=True)
     return 1 if report.remaining else 0

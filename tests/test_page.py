@@ -19,17 +19,17 @@ import pytest
 
 from pipeline.analysis import analyse
 from pipeline.analysis.shapes import SearchPoint
-from pipeline.browse import final_files
 from pipeline.comparison import Comparison
 from pipeline.launch import Where, open_ledger, run
 from pipeline.paths import WorkPaths
 from pipeline.records import Phase
 from pipeline.report import drawing, figures, page_answer
+from pipeline.report.final import final_files
 from pipeline.report.page import report_page
 from pipeline.report.page_parts import Answer, number, typeset
 from pipeline.report.panels import panels, spelled, styles, visible
 from pipeline.report.progress import SilentProgress
-from pipeline.results import Results
+from pipeline.results import Results, load_results
 
 from .browser import chromium, visit
 from .sweeps import having, read, run_here, study_file, vae_sweep_here
@@ -268,7 +268,7 @@ class TestDelivery:
     def test_the_parent_run_ends_with_the_page(self, swept: tuple[Results, WorkPaths], page: str) -> None:
         _, paths = swept
         with open_ledger(Where(paths)) as ledger:
-            files = final_files(ledger, "small", paths)
+            files = final_files(load_results(ledger, "small"), paths)
         assert (
             files.keys() == {"compare.json", "compare.txt", "report.html", "summary.md"}
             and files["report.html"] == page
@@ -283,7 +283,11 @@ class TestDelivery:
         monkeypatch.setattr("pipeline.report.page.report_page", broken)
         _, paths = swept
         with open_ledger(Where(paths)) as ledger:
-            assert final_files(ledger, "small", paths).keys() == {"compare.json", "compare.txt", "summary.md"}
+            assert final_files(load_results(ledger, "small"), paths).keys() == {
+                "compare.json",
+                "compare.txt",
+                "summary.md",
+            }
         assert capsys.readouterr().err == "report.html is left out: ValueError: a picture is broken\n"
 
     def test_compare_writes_it(

@@ -32,6 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..browse import Given
     from ..launch import Where
     from ..results import Results
 
@@ -255,18 +256,19 @@ def sync(
     if optuna is not None and (check or follow):
         raise UserError("sync takes --optuna URL alone: run it without --check and --follow.")
     where, screen = make_where(workdir, tracking=mlflow), make_console()
+    given: Given | None = None
     if follow:
-        name = _load_beside_a_sweep(name, where)
+        name, given = _load_beside_a_sweep(name, where)
     from ..browse import export_to_optuna, synchronise
 
     if optuna is not None:
         raise typer.Exit(export_to_optuna(name, where, optuna, "--optuna", screen))
-    raise typer.Exit(synchronise(name, where, screen, check=check, follow=follow))
+    raise typer.Exit(synchronise(name, where, screen, check=check, follow=follow, given=given))
 
 
-def _load_beside_a_sweep(name: str, where: Where) -> str:
-    """Loads in the time that a sweep's start leaves; the sweep, which may be named only now."""
-    from ..launch.delivering import NOT_TOLD, told
+def _load_beside_a_sweep(name: str, where: Where) -> tuple[str, Given | None]:
+    """Loads in the time that a sweep's start leaves; the sweep, which may be named only now, and what it ends with."""
+    from ..launch.delivering import NOT_TOLD, files_told, told
 
     def load() -> None:
         with loading():
@@ -274,10 +276,13 @@ def _load_beside_a_sweep(name: str, where: Where) -> str:
 
             browse.load(where)
 
+    if name != NOT_TOLD:
+        in_spare_time(load)
+        return name, None
     try:
         in_spare_time(load)
     finally:
-        name = told(where) if name == NOT_TOLD else name
+        name = told(where)
     if not name:
         raise typer.Exit
-    return name
+    return name, files_told

@@ -2,68 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..execution.environment import HURRIED
+from ..execution.environment import HURRIED, loading
 from ..ledger.store import Ledger
+from ..report.final import final_files
 from ..report.progress import Progress
-from .where import Where, tracking_target
+from ..results import load_results
+from .where import Where, open_ledger, tracking_target
 
 DELIVERY_PATIENCE_SECONDS = 600.0
+FILES_PATIENCE_SECONDS = 60.0
+"""how long the delivery waits for what its driver makes; a driver may be stopped"""
 NOT_TOLD = "-"
 """as the name of a sweep: the one that standard input names"""
 
 
-@contextmanager
-def delivery_process(where: Where) -> Iterator[subprocess.Popen[bytes] | None]:
-    """A process that loads MLflow while the study is read, and leaves unless it is told a sweep; None: no tracker.
+class DeliveryProcess:
+    """Loads MLflow while the study is read, and leaves unless it is told a sweep; standard input tells it.
 
     It is `vae-sweep sync --follow`: nothing it does can stall the loop of a sweep.
     """
+
+    def __init__(self, where: Where, target: str) -> None:
+        self._where, self._name = where, ""
+        self._giving: threading.Thread | None = None
+        # While Ray starts there is time to spare; worker processes start at once.
+        hurried = {HURRIED: "1"} if where.executor == "processes" else {}
+        paths = os.pathsep.join(filter(None, sys.path))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "sync", NOT_TOLD, "--follow", "--workdir", str(where.paths.workdir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is not for it; in a session of its own its niceness would mean nothing to others
+            env={**hurried, **os.environ, "MLFLOW_TRACKING_URI": target, "PYTHONPATH": paths},
+        )
+
+    def begin(self, name: str) -> None:
+        """Tells it its sweep."""
+        self._name, log = name, self._where.paths.delivery_log(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")  # a former run's last words are not this one's
+        self._say(name)
+
+    def give_files(self) -> None:
+        """Makes what the sweep's own run ends with, beside whatever this process does next, and hands it over.
+
+        The delivery is busy with the last trials then, and needs neither the time nor the libraries.
+        """
+        if self._giving is None:
+            self._giving = threading.Thread(target=self._give_files)
+            self._giving.start()
+
+    def close(self) -> None:
+        """Ends it, where it was told nothing; else it goes on by itself."""
+        if not self._name:
+            self.process.kill()
+            self.process.communicate()
+            return
+        if self._giving is not None:
+            self._giving.join()
+        self._hang_up()
+        if self.process.poll() is not None:
+            self._where.paths.final_files(self._name).unlink(missing_ok=True)
+
+    def _give_files(self) -> None:
+        try:
+            with loading(), open_ledger(self._where) as ledger:
+                files = final_files(load_results(ledger, self._name), self._where.paths)
+            path = self._where.paths.final_files(self._name)
+            path.write_text(json.dumps(files))
+            self._say(str(path))
+        except Exception:  # it makes its own then, and its log has what is wrong
+            pass
+        finally:
+            self._hang_up()
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it is no more: `await_delivery` will say so
+            self.process.stdin.write(f"{line}\n".encode())
+            self.process.stdin.flush()
+
+    def _hang_up(self) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+
+@contextmanager
+def delivery_process(where: Where) -> Iterator[DeliveryProcess | None]:
+    """The delivery of a run; None: no tracker."""
     target = tracking_target(where)
     if target is None:
         yield None
         return
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "sync", NOT_TOLD, "--follow", "--workdir", str(where.paths.workdir)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,  # Ctrl-C is not for it; in a session of its own its niceness would mean nothing to others
-        # While Ray starts there is time to spare; worker processes start at once.
-        env={
-            **({HURRIED: "1"} if where.executor == "processes" else {}),
-            **os.environ,
-            "MLFLOW_TRACKING_URI": target,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
-    )
+    delivery = DeliveryProcess(where, target)
     try:
-        yield process
+        yield delivery
     finally:
-        if process.stdin and not process.stdin.closed:  # it has not touched anything
-            process.kill()
-            process.communicate()
-
-
-def begin_delivery(process: subprocess.Popen[bytes] | None, name: str, where: Where) -> None:
-    """Tells the process of `delivery_process` its sweep."""
-    if process is None or process.stdin is None:
-        return
-    log = where.paths.delivery_log(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")  # a former run's last words are not this one's
-    with suppress(BrokenPipeError):  # it is no more: `await_delivery` will say so
-        process.stdin.write(f"{name}\n".encode())
-        process.stdin.flush()
-    with suppress(BrokenPipeError):
-        process.stdin.close()
+        delivery.close()
 
 
 def told(where: Where) -> str:
@@ -75,6 +123,18 @@ def told(where: Where) -> str:
                 stream.flush()
                 os.dup2(log.fileno(), stream.fileno())
     return name
+
+
+def files_told() -> Mapping[str, str] | None:
+    """In that process: what its driver made for the end of the sweep's run; None: it must make that itself."""
+    ready, _, _ = select.select([sys.stdin], [], [], FILES_PATIENCE_SECONDS)
+    line = sys.stdin.readline().strip() if ready else ""
+    if not line:
+        return None
+    path = Path(line)
+    files: dict[str, str] = json.loads(path.read_text())
+    path.unlink()
+    return files
 
 
 def undelivered(ledger: Ledger, name: str, where: Where) -> int | None:
@@ -98,11 +158,13 @@ def is_delivered(ledger: Ledger, name: str, where: Where) -> bool:
 
 
 def await_delivery(
-    name: str, process: subprocess.Popen[bytes] | None, ledger: Ledger, where: Where, progress: Progress
+    name: str, delivery: DeliveryProcess | None, ledger: Ledger, where: Where, progress: Progress
 ) -> str:
     """Waits while deliveries go on arriving; returns why it stopped waiting, empty when all is delivered."""
-    if process is None:
+    if delivery is None:
         return ""
+    delivery.give_files()
+    process = delivery.process
     left = undelivered(ledger, name, where)
     if left:
         progress.message(f"delivering the last {left} trials to MLflow")

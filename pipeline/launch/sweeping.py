@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from ..space import arms
 from ..stages import Stages
 from ..sweep import Sweep
 from . import workers
-from .delivering import await_delivery, begin_delivery, delivery_process, is_delivered, undelivered
+from .delivering import DeliveryProcess, await_delivery, delivery_process, is_delivered, undelivered
 from .registering import extended, register
 from .where import Where, load_study_data, open_ledger
 
@@ -71,7 +70,7 @@ def _run(
     dataset: DataSet,
     where: Where,
     progress: Progress,
-    delivery: subprocess.Popen[bytes] | None,
+    delivery: DeliveryProcess | None,
     server: WorkerServer | None,
     *,
     extend: bool,
@@ -85,20 +84,24 @@ def _run(
             # A driver that was killed at its end may have left the tracker without the rest.
             if is_delivered(ledger, study.name, where):
                 delivery = None
-            begin_delivery(delivery, study.name, where)
+            if delivery is not None:
+                delivery.begin(study.name)
             return _delivered(study.name, delivery, ledger, where, progress, finished=True, already=True)
         holder = Holder.current()
         ledger.acquire_lease(study.name, "driver", holder=holder, now=time.time())
         try:
             tag = False if PRUNERS[study.search.pruner].looks_at_rivals else None
             ledger.update_sweep(study.name, status="running", stop_requested=False, reproducible=tag)
-            begin_delivery(delivery, study.name, where)
+            if delivery is not None:
+                delivery.begin(study.name)
             with _workers(study, dataset, where, progress, server) as executor:
                 finished = _drive(study, executor, ledger, holder, where, progress)
                 now = time.time()
                 ledger.update_sweep(  # before the workers end, which takes a second: delivery waits for it
                     study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
                 )
+                if delivery is not None:
+                    delivery.give_files()
         finally:
             ledger.release_lease(study.name, "driver", holder)
         return _delivered(study.name, delivery, ledger, where, progress, finished=finished, already=False)
@@ -106,7 +109,7 @@ def _run(
 
 def _delivered(
     name: str,
-    delivery: subprocess.Popen[bytes] | None,
+    delivery: DeliveryProcess | None,
     ledger: Ledger,
     where: Where,
     progress: Progress,
