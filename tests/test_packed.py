@@ -473,3 +473,17 @@ def test_a_width_that_does_not_fit_in_memory_is_not_taken(monkeypatch: pytest.Mo
     monkeypatch.setattr(tuning, "_slot_step_seconds", too_little)
     outcomes = train_all([task(number) for number in range(9)], slots=None)
     assert max(outcome.largest_pack for outcome in outcomes.values()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("costs", "width"),
+    [
+        ({1: 3.0, 2: 2.0, 4: 1.04, 8: 1.0, 16: 1.04, 32: 1.06}, 16),  # as wide as costs next to nothing
+        ({1: 1.02, 2: 1.0, 4: 1.0, 8: 1.0}, 1),  # packs do not pay
+        ({1: 1.04, 2: 1.0, 4: 1.04, 8: 1.2}, 4),
+        ({1: 0.5}, 1),
+        ({}, 1),
+    ],
+)
+def test_the_width_that_is_taken(costs: dict[int, float], width: int) -> None:
+    assert tuning._cheapest(costs) == width

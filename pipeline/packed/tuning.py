@@ -7,6 +7,7 @@ nothing. The answer changes speed only, never a number. A cache that cannot be r
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ BUDGET_SECONDS = 2.0
 """no wider pack is tried when the next one would take longer than this, and no round begun when all have"""
 NEARLY = 1.05
 """a slot-step may cost so many times the cheapest"""
+PAYS = 1.03
+"""a slot-step alone must cost more than so many times the cheapest, or there is no pack"""
 
 
 def most_slots(device: torch.device) -> int:
@@ -84,8 +87,15 @@ def _measure(structure: Structure, data: DeviceData, sample: Params, across: boo
 
 
 def _cheapest(seconds: Mapping[int, float]) -> int:
-    """The widest pack whose slot-step costs next to nothing more than the cheapest: no trial waits without need."""
-    enough = min(seconds.values(), default=0.0) * NEARLY
+    """The widest pack whose slot-step costs next to nothing more than the cheapest: no trial waits without need.
+
+    One slot where packs do not pay: measured for longer, many slots of a large network are slower than one, as they
+    share the cache with whatever else the machine does.
+    """
+    cheapest = min(seconds.values(), default=0.0)
+    if seconds.get(1, math.inf) <= cheapest * PAYS:
+        return 1
+    enough = cheapest * NEARLY
     return max((width for width, cost in seconds.items() if cost <= enough), default=1)
 
 
