@@ -131,9 +131,11 @@ def files_told() -> Mapping[str, str] | None:
     line = sys.stdin.readline().strip() if ready else ""
     if not line:
         return None
-    path = Path(line)
-    files: dict[str, str] = json.loads(path.read_text())
-    path.unlink()
+    try:
+        files: dict[str, str] = json.loads(Path(line).read_text())
+        Path(line).unlink()
+    except OSError:  # whoever made it has taken it away
+        return None
     return files
 
 
