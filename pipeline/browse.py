@@ -89,7 +89,7 @@ def synchronise(
     tracker = in_spare_time(lambda: connect(where)) if follow else connect(where)
     if tracker is None:
         raise UserError("Nothing is tracked with `--mlflow none`; name a store, or leave the option out.")
-    with open_ledger(where) as ledger:
+    with open_ledger(where, on_away=_note if follow else None) as ledger:
         results = load_results(ledger, name)
         subject = subject_of(results, where)
         if check:
@@ -98,6 +98,10 @@ def synchronise(
             with _exporting(name, where):
                 return _follow(ledger, tracker, subject, console, given)
         return _deliver(ledger, tracker, subject, console)
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _final_files(ledger: Ledger, subject: Subject) -> Mapping[str, str]:

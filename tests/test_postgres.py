@@ -120,6 +120,21 @@ def test_a_second_driver_is_refused(url: str, tmp_path: Path) -> None:
         run_here(study(tmp_path), tmp_path / "work")
 
 
+def test_a_delivery_that_begins_while_it_is_away_waits_for_it(url: str, postgresql: Server, tmp_path: Path) -> None:
+    run_here(study(tmp_path), tmp_path / "work", slots=8)
+    log = tmp_path / "log"
+    postgresql.stop("immediate")
+    try:
+        delivery = vae_sweep_started("sync", "small", "--follow", "--workdir", tmp_path / "work", log=log)
+        wait_for(lambda: "waiting up to" in log.read_text(), delivery, 60)
+    finally:
+        postgresql.start()
+    assert delivery.wait(120) == 0, log.read_text()
+    text = log.read_text()
+    assert "the database answers again, after" in text and f"delivered {ended(url)}, 0 left" in text
+    assert SECRET not in text and "Traceback" not in text
+
+
 @pytest.mark.slow
 def test_of_two_drivers_at_once_one_runs(url: str, expected: str, tmp_path: Path) -> None:
     words = ("run", study(tmp_path), "--workdir", tmp_path / "work", "--executor", "inline", "--mlflow", "none")

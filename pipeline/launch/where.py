@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import Study
 from ..data.dataset import DataSet, load_data
-from ..ledger.store import Ledger
+from ..ledger.patience import Patience
+from ..ledger.store import AWAY_SECONDS, Ledger
 from ..paths import WorkPaths
 from ..space import refuse_networks
 
@@ -48,11 +50,15 @@ class Where:
         return os.environ.get(LEDGER_VARIABLE) or self.paths.ledger_url
 
 
-def open_ledger(where: Where, *, create: bool = False) -> Ledger:
-    """The working directory's ledger."""
+def open_ledger(where: Where, *, create: bool = False, on_away: Callable[[str], None] | None = None) -> Ledger:
+    """The working directory's ledger. `on_away`: it is waited for, from the start on, and this is told."""
     if create:
         where.paths.workdir.mkdir(parents=True, exist_ok=True)
-    return Ledger.open(where.ledger_url, create=create)
+    if on_away is None:
+        return Ledger.open(where.ledger_url, create=create)
+    ledger = Patience(AWAY_SECONDS).see_through(lambda: Ledger.open(where.ledger_url, create=create), on_away)
+    ledger.on_away = on_away
+    return ledger
 
 
 def load_study_data(study: Study) -> DataSet:
