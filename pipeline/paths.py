@@ -70,10 +70,6 @@ class WorkPaths:
         """What the background delivery printed."""
         return self.sweep(name) / "delivery.log"
 
-    def final_files(self, name: str) -> Path:
-        """What the driver hands to its delivery at the end; there for a moment."""
-        return self.sweep(name) / "final.json"
-
     def workers_log(self, name: str) -> Path:
         """What worker processes printed."""
         return self.sweep(name) / "workers.log"

@@ -63,7 +63,6 @@ def test_the_page_is_the_drivers(tmp_path: Path, where: Where, monkeypatch: pyte
     with delivery_process(where) as delivery:
         assert awaited(where, begun(delivery)) == ""
     assert page_in_mlflow(where) == "made by the driver"
-    assert not where.paths.final_files("small").exists()
 
 
 @pytest.mark.parametrize("how", ["it cannot", "it is killed"])
@@ -81,7 +80,6 @@ def test_where_the_driver_makes_no_page_the_delivery_does(
             delivery.process.stdin.close()  # as the system does
             assert delivery.process.wait(60) == 0
     assert page_in_mlflow(where) == report_page(read(where.paths.workdir), where.paths)
-    assert not where.paths.final_files("small").exists()
 
 
 def test_told_none_it_is_ended_and_nothing_was_touched(tmp_path: Path, where: Where) -> None:
@@ -111,7 +109,6 @@ def test_what_keeps_it_from_loading_is_in_its_log(
     with delivery_process(where) as delivery:
         lost = awaited(where, begun(delivery))
     assert lost == "ImportError: half of it is missing"
-    assert not where.paths.final_files("small").exists()
 
 
 def test_without_a_tracker_there_is_none(where: Where) -> None:

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.errors import ExecutionError
-from pipeline.execution import health, process_pool
+from pipeline.execution import health
 from pipeline.execution.process_pool import ProcessPool
-from pipeline.execution.worker_server import WorkerServer, worker_server
+from pipeline.execution.worker_server import WorkerServer
 from pipeline.own_code import Parcel, admit, parcels
 from pipeline.records import EpochReport, Event, TrialCheckpoint, TrialEnded, WorkerJoined, WorkerLost
 
@@ -83,17 +83,13 @@ def test_a_killed_worker_is_lost_and_replaced(make: Callable[..., ProcessPool]) 
     assert ended.outcome.epochs == 2
 
 
-def test_a_stopped_worker_holds_nobody_up_and_is_given_up(
-    make: Callable[..., ProcessPool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process_pool, "PULSE_SECONDS", 0.5)
-    pool = make(silence_seconds=1.0)
+def test_a_stopped_worker_holds_nobody_up_and_is_given_up(make: Callable[..., ProcessPool]) -> None:
+    pool = make(silence_seconds=2 * health.PULSE_SECONDS)
     until(pool, WorkerJoined)
     (victim,) = forked(os.getpid())
     os.kill(victim, signal.SIGSTOP)
-    began = time.monotonic()
-    pool.submit("process-0", [task(number, hidden=tuple(range(1, 9))) for number in range(20_000)])  # megabytes
-    assert time.monotonic() - began < 1.0
+    # Megabytes, more than its connection holds: to wait for it here would be to wait for ever.
+    pool.submit("process-0", [task(number, hidden=tuple(range(1, 9))) for number in range(20_000)])
     (lost,) = [event for event in until(pool, WorkerLost) if isinstance(event, WorkerLost)]
     assert lost.reason.startswith("no sign of life for ")
     wait_for(lambda: not alive(victim), seconds=10)
@@ -149,8 +145,8 @@ def test_with_notice_it_says_how_far_its_trials_are(make: Callable[..., ProcessP
     assert forked(os.getpid()) == []
 
 
-def test_a_server_that_is_gone_is_an_error_with_its_last_words(make: Callable[..., ProcessPool]) -> None:
-    with worker_server() as server:
+def test_a_server_that_is_gone_is_an_error_with_its_last_words() -> None:
+    with closing(WorkerServer()) as server:
         os.killpg(server.pid, signal.SIGKILL)
         with pytest.raises(ExecutionError, match="The server of worker processes has ended: without a word"):
             for _ in range(1000):  # the first may still go into the socket of a process that is about to end
@@ -172,7 +168,7 @@ def test_what_only_ray_can_do_is_refused(tmp_path: Path, options: tuple[str, ...
 
 
 def test_kill_9_of_the_driver_leaves_no_process_and_the_same_command_finishes_the_same_table(tmp_path: Path) -> None:
-    file = study_file(tmp_path, train={"epochs": 60})
+    file = study_file(tmp_path, train={"epochs": 20})
     plain = run_here(file, tmp_path / "plain")
     words = ("run", file, "--workdir", tmp_path / "work", *PROCESSES, "--slots", "2")
     driver = vae_sweep_started(*words, log=tmp_path / "log")

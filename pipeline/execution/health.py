@@ -1,4 +1,4 @@
-"""What every pool of worker processes counts: losses in a row, and how long a worker has been quiet.
+"""What the pools of worker processes have in common: their rhythm, losses in a row, how long a worker has been quiet.
 
 Knows no worker and no library.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import time
 
+ROUND_SECONDS = 0.2
+"""how long a worker trains before it reports"""
+START_SECONDS = 180.0
+"""how long a worker that has a place may take to load everything"""
 LOSSES_IN_A_ROW = 5
 """so many replacements lost, one after the other, with no epoch trained in between: something is wrong"""
 PULSE_SECONDS = 5.0

@@ -24,11 +24,9 @@ from ..errors import ExecutionError
 from ..own_code import Parcel
 from ..records import Event, TrialKey, TrialTask, WorkerJoined, WorkerLost
 from .base import Executor
-from .health import LOSSES_IN_A_ROW, PULSE_SECONDS, Listening, Losses
+from .health import LOSSES_IN_A_ROW, PULSE_SECONDS, START_SECONDS, Listening, Losses
 from .worker_server import WorkerServer
 
-START_SECONDS = 180.0
-"""how long a worker may take to load everything"""
 GONE = ""
 """in the place of a word: the worker has ended"""
 

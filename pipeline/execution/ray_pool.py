@@ -27,14 +27,10 @@ from ..own_code import Parcel, receive
 from ..records import Event, TrialEnded, TrialKey, TrialsReturned, TrialTask, WorkerJoined, WorkerLost
 from .base import Executor
 from .environment import ray_folder
-from .health import LOSSES_IN_A_ROW, PULSE_SECONDS, Listening, Losses
+from .health import LOSSES_IN_A_ROW, PULSE_SECONDS, ROUND_SECONDS, START_SECONDS, Listening, Losses
 from .ray_cluster import capacity, join, share
 
-ROUND_SECONDS = 0.2
-"""how long an actor trains before it reports"""
 ROUNDS_UNDER_WAY = 2
-START_SECONDS = 180.0
-"""how long an actor that has a place may take to load everything"""
 LOOK_SECONDS = 2.0
 """how often a cluster is asked for its nodes"""
 

@@ -23,10 +23,7 @@ from ..own_code import Parcel, receive
 from ..packed.trainer import Trainer
 from ..records import TrialsReturned
 from .environment import fingerprint
-from .health import PULSE_SECONDS
-
-ROUND_SECONDS = 0.2
-"""how long it trains before it reports"""
+from .health import PULSE_SECONDS, ROUND_SECONDS
 
 Say = Callable[[str, Any], None]
 

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -69,20 +69,10 @@ class WorkerServer:
         """Kills it and all its copies, stopped ones too. May be called twice."""
         with suppress(ProcessLookupError):
             if self._process.returncode is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._channel.close()
         self._said.close()
-
-
-@contextmanager
-def worker_server() -> Iterator[WorkerServer]:
-    """A server for as long as the context lasts."""
-    server = WorkerServer()
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def serve(channel: socket.socket, work: Callable[[Connection], None]) -> None:

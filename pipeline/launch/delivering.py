@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..execution.environment import HURRIED, loading
+from ..execution.environment import HURRIED
 from ..ledger.store import Ledger
 from ..report.final import final_files
 from ..report.progress import Progress
@@ -61,7 +61,7 @@ class DeliveryProcess:
         The delivery is busy with the last trials then, and needs neither the time nor the libraries.
         """
         if self._giving is None:
-            self._giving = threading.Thread(target=self._give_files)
+            self._giving = threading.Thread(target=self._give_files, daemon=True)  # it writes until it is read
             self._giving.start()
 
     def close(self) -> None:
@@ -70,19 +70,14 @@ class DeliveryProcess:
             self.process.kill()
             self.process.communicate()
             return
-        if self._giving is not None:
-            self._giving.join()
-        self._hang_up()
-        if self.process.poll() is not None:
-            self._where.paths.final_files(self._name).unlink(missing_ok=True)
+        if self._giving is None:
+            self._hang_up()
 
     def _give_files(self) -> None:
         try:
-            with loading(), open_ledger(self._where) as ledger:
+            with open_ledger(self._where) as ledger:
                 files = final_files(load_results(ledger, self._name), self._where.paths)
-            path = self._where.paths.final_files(self._name)
-            path.write_text(json.dumps(files))
-            self._say(str(path))
+            self._say(json.dumps(files))
         except Exception:  # it makes its own then, and its log has what is wrong
             pass
         finally:
@@ -128,14 +123,10 @@ def told(where: Where) -> str:
 def files_told() -> Mapping[str, str] | None:
     """In that process: what its driver made for the end of the sweep's run; None: it must make that itself."""
     ready, _, _ = select.select([sys.stdin], [], [], FILES_PATIENCE_SECONDS)
-    line = sys.stdin.readline().strip() if ready else ""
-    if not line:
+    line = sys.stdin.readline() if ready else ""
+    if not line.endswith("\n"):  # the driver has ended, perhaps in the middle of it
         return None
-    try:
-        files: dict[str, str] = json.loads(Path(line).read_text())
-        Path(line).unlink()
-    except OSError:  # whoever made it has taken it away
-        return None
+    files: dict[str, str] = json.loads(line)
     return files
 
 

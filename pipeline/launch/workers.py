@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ..config import Study, own_names
 from ..data.dataset import DataSet
 from ..execution.base import Executor
 from ..execution.environment import loading, prepare_ray
-from ..execution.worker_server import WorkerServer, worker_server
+from ..execution.worker_server import WorkerServer
 from ..own_code import parcels
 from ..records import derive_seed
 from ..space import most_workers
@@ -25,7 +25,7 @@ def server_of(where: Where) -> Iterator[WorkerServer | None]:
     if where.executor != "processes":
         yield None
         return
-    with worker_server() as server:
+    with closing(WorkerServer()) as server:
         yield server
 
 
@@ -45,10 +45,11 @@ def make_executor(dataset: DataSet, study: Study, where: Where, server: WorkerSe
     if where.executor == "processes":
         from ..execution.process_pool import ProcessPool
 
+        count = where.workers or 1
         return ProcessPool(
             server or WorkerServer(),
             dataset,
-            workers=min(where.workers or 1, where.max_workers or where.workers or 1),
+            workers=min(count, where.max_workers or count),
             slots=where.slots,
             bank_seed=bank_seed,
             log=where.paths.workers_log(study.name),

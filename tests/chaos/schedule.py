@@ -36,7 +36,7 @@ STUDY: dict[str, Any] = {
 LAST_MOMENT = 8
 """no fault is begun later than after so many ended trials: enough are left for it to hit"""
 REDRAWS = 3
-"""where a sweep was over before a fault could hit, one of trials twice as long takes its place"""
+"""where a sweep was over before a fault could hit, one of trials twice, then four times as long takes its place"""
 
 
 @dataclass(frozen=True, slots=True)
