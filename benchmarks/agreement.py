@@ -21,7 +21,7 @@ from benchmarks import ours, workload
 from benchmarks.peer_loop import Shape
 from pipeline.config import Study
 from pipeline.execution.environment import prepare_process
-from pipeline.launch import load_study_data
+from pipeline.launch.where import load_study_data
 from pipeline.packed.device_data import DeviceData
 from pipeline.packed.draws import batch_order, epoch_noise
 from pipeline.packed.pack import Pack

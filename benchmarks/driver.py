@@ -26,7 +26,7 @@ import yaml
 from pipeline.config import Study, load_study
 from pipeline.execution.base import Executor
 from pipeline.execution.simulated import SimulatedExecutor
-from pipeline.launch import Where
+from pipeline.launch.where import Where
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Event, TrialKey, TrialTask

@@ -27,7 +27,7 @@ from benchmarks import ours
 from benchmarks.session import ROOT, busy_share
 from benchmarks.workload import write_digits
 from pipeline.execution.environment import prepare_process
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import State, TrialRecord
 
@@ -211,7 +211,7 @@ def _like(sample: Any, number: int, **changes: Any) -> Any:
 
 def _images(data: Path) -> Any:
     from pipeline.config import Study
-    from pipeline.launch import load_study_data
+    from pipeline.launch.where import load_study_data
 
     return load_study_data(Study.model_validate(ours.single(data, ours.SWEPT, EPOCHS)))
 

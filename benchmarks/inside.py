@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks import ours
 from benchmarks.session import OURS, ROOT, busy_share, make_store
 from benchmarks.workload import write_digits
-from pipeline.launch import Where, open_ledger
-from pipeline.launch import run as run_sweep
+from pipeline.launch.sweeping import run as run_sweep
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.report.progress import ProgressSnapshot, SilentProgress
 

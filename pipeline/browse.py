@@ -24,7 +24,7 @@ from .delivery import Subject, check, deliver_pending, finish, follow, hold_leas
 from .errors import UserError, VaeSweepError
 from .execution.environment import in_spare_time
 from .extension import lasting_hash
-from .launch import Where, open_ledger, tracking_target
+from .launch.where import Where, open_ledger, tracking_target
 from .ledger.store import Ledger
 from .records import ENDED, Phase, TrialRecord
 from .report.final import final_files

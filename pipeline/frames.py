@@ -19,7 +19,7 @@ import pandas as pd
 from .analysis import Analysis, analyse
 from .comparison import Estimate, metric_value
 from .config import Study
-from .launch import Where, open_ledger
+from .launch.where import Where, open_ledger
 from .paths import WorkPaths
 from .picking import Pick, where_text
 from .records import ENDED, Params, Phase, TrialRecord, Value

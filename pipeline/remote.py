@@ -24,7 +24,7 @@ from .config import Study, dump_study, load_study, own_names
 from .data.raw import PARTS
 from .errors import ExecutionError, SweepConflictError, UserError
 from .execution.environment import CLIENT_VERSION, SUBMITTED_TO, prepare_ray
-from .launch import load_study_data
+from .launch.where import load_study_data
 from .own_code import files_of, is_own
 from .results import describe
 from .study_file.identity import study_hash

@@ -15,7 +15,7 @@ from pathlib import Path
 from .browse import connect, subject_of
 from .delivery import sweep_run
 from .errors import TrackerError, UserError
-from .launch import Where, open_ledger, tracking_target
+from .launch.where import Where, open_ledger, tracking_target
 from .ledger.schema import Holder, Role
 from .ledger.store import Ledger
 from .results import load_results

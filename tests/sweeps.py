@@ -20,7 +20,8 @@ import yaml
 from pipeline.cli import main
 from pipeline.comparison import Comparison, to_json
 from pipeline.config import Study
-from pipeline.launch import Where, open_ledger, run
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import Phase, State, TrialRecord

@@ -15,7 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from pipeline.checkpoints import Checkpoints
-from pipeline.launch import Where, make_executor, open_ledger
+from pipeline.launch.where import Where, open_ledger
+from pipeline.launch.workers import make_executor
 from pipeline.packed.trainer import Trainer
 from pipeline.paths import WorkPaths
 from pipeline.records import (
@@ -284,7 +285,7 @@ def test_a_killed_sweep_goes_on_from_them(tmp_path: Path, ray: bool) -> None:
 def test_the_trial_that_goes_on_starts_where_it_was(tmp_path: Path) -> None:
     """The executor's own contract: what `close` gives with notice is what `submit` takes."""
     from pipeline.config import load_study
-    from pipeline.launch import load_study_data
+    from pipeline.launch.where import load_study_data
 
     study = load_study(study_file(tmp_path), [])
     where = Where(WorkPaths.at(tmp_path), executor="inline")

@@ -32,7 +32,8 @@ from pipeline.data.known import (
     load_linear_gaussian,
 )
 from pipeline.data.sprites import FACTORS, SIZES, load_sprites
-from pipeline.launch import load_study_data, train_single
+from pipeline.launch.single import train_single
+from pipeline.launch.where import load_study_data
 from pipeline.report.tables import render_text
 from pipeline.report.views import plan_view
 from pipeline.results import describe

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
 from pipeline.tracking.mlflow_tracker import MlflowTracker, target_of

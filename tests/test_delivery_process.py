@@ -10,8 +10,10 @@ import pytest
 
 from pipeline.errors import StudyFileError
 from pipeline.execution.environment import UNHURRIED, in_spare_time
-from pipeline.launch import Where, open_ledger, run
-from pipeline.launch.delivering import DeliveryProcess, await_delivery, delivery_process
+from pipeline.launch.beside import DeliveryProcess, delivery_process
+from pipeline.launch.delivering import await_delivery
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.report.page import report_page
 from pipeline.report.progress import SilentProgress

@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.doctor import CHECKS, Finding, Scope, diagnose
 from pipeline.doctor.machine import in_range
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.store import Holder
 from pipeline.paths import WorkPaths
 

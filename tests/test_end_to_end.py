@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Phase
 

@@ -22,7 +22,8 @@ from pipeline.config import dump_study, load_study
 from pipeline.errors import ExecutionError, StudyFileError, UserError
 from pipeline.execution.environment import prepare_ray
 from pipeline.extension import extension_of
-from pipeline.launch import Where, load_study_data, run
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where, load_study_data
 from pipeline.own_code import Parcel, admit, digests, is_own, load, parcels, receive
 from pipeline.paths import WorkPaths
 from pipeline.records import State

@@ -19,7 +19,8 @@ from pipeline.config import load_study
 from pipeline.delivery import DeliveryReport, check, deliver_pending, finish, sweep_run
 from pipeline.errors import LeaseHeldError, SweepConflictError
 from pipeline.extension import Extension, extension_of, lasting_hash
-from pipeline.launch import RunReport, Where, load_study_data, open_ledger, run
+from pipeline.launch.sweeping import RunReport, run
+from pipeline.launch.where import Where, load_study_data, open_ledger
 from pipeline.ledger.store import Holder, Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Phase

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.config import load_study
 from pipeline.data import load_data
 from pipeline.data.image_files import MOST_PIXELS
-from pipeline.launch import load_study_data
+from pipeline.launch.where import load_study_data
 from pipeline.remote import pack
 
 from .sweeps import run_here, study_file, vae_sweep_here

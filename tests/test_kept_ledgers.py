@@ -14,7 +14,8 @@ import pytest
 
 import pipeline
 from pipeline.config import dump_study
-from pipeline.launch import Where, run
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, State
 from pipeline.report.progress import SilentProgress

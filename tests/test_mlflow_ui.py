@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from pipeline.browse import connect, subject_of
 from pipeline.delivery import run_record, sweep_run
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.results import load_results
 from pipeline.tracking.base import MetricPoint, RunRecord, SweepRun

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.launch import Where, load_study_data
+from pipeline.launch.where import Where, load_study_data
 from pipeline.models import REQUIREMENTS, SCRIPT, copy_code, open_model
 from pipeline.paths import WorkPaths
 from pipeline.records import Phase, State, TrialRecord

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.config import load_study
 from pipeline.data.dataset import DataSet
 from pipeline.errors import StudyFileError, UserError
-from pipeline.launch import load_study_data
+from pipeline.launch.where import load_study_data
 from pipeline.packed import trainer as trainer_module
 from pipeline.packed.device_data import DeviceData
 from pipeline.packed.exactness import packs_exactly, runs_across

@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.extension import lasting_hash
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.schema import Holder
 from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths

@@ -20,7 +20,8 @@ import pytest
 from pipeline.analysis import analyse
 from pipeline.analysis.shapes import SearchPoint
 from pipeline.comparison import Comparison
-from pipeline.launch import Where, open_ledger, run
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where, open_ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import Phase
 from pipeline.report import drawing, figures, page_answer

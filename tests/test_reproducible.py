@@ -18,15 +18,15 @@ from unittest.mock import patch
 
 import pytest
 
-from pipeline import launch
 from pipeline.config import Study
 from pipeline.data.dataset import DataSet
 from pipeline.execution.base import Executor
 from pipeline.execution.inline import InlineExecutor
 from pipeline.execution.simulated import SimulatedExecutor
 from pipeline.execution.worker_server import WorkerServer
-from pipeline.launch import LEDGER_VARIABLE, Where
 from pipeline.launch import workers as making
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import LEDGER_VARIABLE, Where
 from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Event, State, TrialEnded, TrialKey, TrialTask
@@ -141,7 +141,7 @@ def stopped_and_resumed(file: Path, workdir: Path, seed: int, **options: Any) ->
 
         with patch.object(Ledger, "save_trials", dying):
             try:
-                if launch.run(file, [], where, SilentProgress()).finished:
+                if run(file, [], where, SilentProgress()).finished:
                     break
             except Stop:
                 continue

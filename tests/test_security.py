@@ -26,7 +26,7 @@ import pytest
 from pipeline.config import load_study
 from pipeline.errors import LedgerError, StudyFileError, UserError
 from pipeline.execution.environment import SOCKET_BYTES, ray_folder
-from pipeline.launch import Where, open_ledger
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.schema import sweep_record, trial_record, trial_row
 from pipeline.paths import WorkPaths, write_atomically
 from pipeline.records import ENDED

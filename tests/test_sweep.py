@@ -15,7 +15,9 @@ import pytest
 from pipeline.data.loaders import LOADERS
 from pipeline.delivery import PARENT
 from pipeline.errors import LeaseHeldError, SweepConflictError
-from pipeline.launch import Where, open_ledger, run, train_again
+from pipeline.launch.single import train_again
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where, open_ledger
 from pipeline.ledger.store import Holder
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, Phase, State

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..execution.environment import SUBMITTED_TO
 
 if TYPE_CHECKING:
-    from ..launch import Where
+    from ..launch.where import Where
     from ..results import Results
 
 app = typer.Typer(
@@ -107,7 +107,7 @@ def make_console() -> Console:
 
 def make_where(workdir: Path, **options: Any) -> Where:
     """Where a sweep runs, from the options of a verb."""
-    from ..launch import Where
+    from ..launch.where import Where
     from ..paths import WorkPaths
 
     return Where(WorkPaths.at(workdir), **options)
@@ -116,7 +116,7 @@ def make_where(workdir: Path, **options: Any) -> Where:
 @contextmanager
 def open_results(name: str, workdir: Path) -> Iterator[Results]:
     """A sweep as the ledger of `workdir` has it."""
-    from ..launch import open_ledger
+    from ..launch.where import open_ledger
     from ..results import load_results
 
     with open_ledger(make_where(workdir)) as ledger:

@@ -38,7 +38,7 @@ def doctor(
     """Check versions, ports, permissions, disk, memory, servers, logins and leftovers; exit 1 if anything failed."""
     from ..browse import OPTUNA_VARIABLE
     from ..doctor import Scope, diagnose
-    from ..launch import tracking_target
+    from ..launch.where import tracking_target
 
     where = make_where(workdir, tracking=mlflow)
     found = diagnose(

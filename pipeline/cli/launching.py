@@ -44,7 +44,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..launch import RunReport
+    from ..launch.sweeping import RunReport
     from ..remote import Submitted
 
 
@@ -58,7 +58,8 @@ def plan(
 ) -> None:
     """Check a study file and say what it would do; starts nothing."""
     from ..config import load_study
-    from ..launch import AUTOMATIC_SLOTS, load_study_data
+    from ..launch.where import load_study_data
+    from ..launch.workers import AUTOMATIC_SLOTS
     from ..report.views import plan_view
 
     study = load_study(file, set_ or [])
@@ -91,9 +92,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a sweep, or resume what is there; ends with the comparison and the next commands."""
-    with loading():
-        from .. import launch
-        from ..report.progress import make_progress
+    from ..launch.beside import helpers_of
 
     _check_choice("--executor", executor, ("ray", "processes", "inline"))
     _check_choice("--device", device, DEVICES)
@@ -115,7 +114,12 @@ def run(
         silence_seconds=worker_timeout,
     )
     console = make_console()
-    report = launch.run(file, set_ or [], where, make_progress(console, quiet), extend=extend)
+    with helpers_of(where) as helpers:
+        with loading():
+            from ..launch import sweeping
+            from ..report.progress import make_progress
+        progress = make_progress(console, quiet)
+        report = sweeping.run(file, set_ or [], where, progress, extend=extend, helpers=helpers)
     _say_end(console, report, file, workdir)
 
 
@@ -252,9 +256,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration: the engine and the numbers of a sweep."""
-    from .. import launch
     from ..config import load_study
     from ..execution.environment import prepare_process
+    from ..launch import single
     from ..models import save_card
     from ..report.views import outcome_facts, outcome_view
     from ..results import trial_of
@@ -266,7 +270,7 @@ def train(
     same: bool | None = None
     if file is not None:
         study = load_study(file, set_ or [])
-        outcome, folder, values = launch.train_single(study), Path(f"{study.name}-trained"), trial_of(study)[1]
+        outcome, folder, values = single.train_single(study), Path(f"{study.name}-trained"), trial_of(study)[1]
     else:
         name, _, key = str(trial).partition("/")
         with open_results(name, workdir) as results:
@@ -276,10 +280,10 @@ def train(
             record = results.record(key)
             results.admit_code(code)
         prepare_process()  # own code may compute as soon as it is imported
-        outcome, study, values = launch.train_again(results, record), results.study, results.hyperparameters(record)
+        outcome, study, values = single.train_again(results, record), results.study, results.hyperparameters(record)
         folder = Path(f"{name}-{str(record.key).replace('/', '-')}")
-        same = launch.same_numbers(outcome, record)
-    launch.save_outcome(out or folder, outcome)
+        same = single.same_numbers(outcome, record)
+    single.save_outcome(out or folder, outcome)
     save_card(out or folder, study, values)
     if as_json:
         print(json.dumps(outcome_facts(outcome), sort_keys=True))

@@ -33,14 +33,14 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..browse import Given
-    from ..launch import Where
+    from ..launch.where import Where
     from ..results import Results
 
 
 @app.command("list")
 def list_(workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
     """The sweeps of a working directory."""
-    from ..launch import open_ledger
+    from ..launch.where import open_ledger
     from ..records import ENDED
     from ..report.tables import SweepLine, list_table
     from ..results import asked
@@ -71,7 +71,7 @@ def _standing(ledger: Any, sweep: Any) -> str:
 @app.command()
 def status(name: Name, workdir: Workdir = SWEEPS, as_json: AsJson = False, address: Address = None) -> None:
     """How far a sweep is."""
-    from ..launch import open_ledger
+    from ..launch.where import open_ledger
     from ..report.views import status_facts, status_view
     from ..results import load_results
 
@@ -131,7 +131,7 @@ def _show_all(results: Results, as_json: bool) -> None:
 @app.command()
 def stop(name: Name, workdir: Workdir = SWEEPS, address: Address = None) -> None:
     """Ask a running sweep to stop cleanly; `run` goes on later."""
-    from ..launch import open_ledger
+    from ..launch.where import open_ledger
     from ..results import load_results
 
     with open_ledger(make_where(workdir)) as ledger:
@@ -268,7 +268,7 @@ def sync(
 
 def _load_beside_a_sweep(name: str, where: Where) -> tuple[str, Given | None]:
     """Loads in the time that a sweep's start leaves; the sweep, which may be named only now, and what it ends with."""
-    from ..launch.delivering import NOT_TOLD, files_told, told
+    from ..launch.beside import NOT_TOLD, files_told, told
 
     def load() -> None:
         with loading():

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,8 @@ from ..space import arms
 from ..stages import Stages
 from ..sweep import Sweep
 from . import workers
-from .delivering import DeliveryProcess, await_delivery, delivery_process, is_delivered, undelivered
+from .beside import DeliveryProcess, Helpers, helpers_of
+from .delivering import await_delivery, give_files, is_delivered, undelivered
 from .registering import extended, register
 from .where import Where, load_study_data, open_ledger
 
@@ -51,12 +52,21 @@ class RunReport:
     """why, if some are undelivered"""
 
 
-def run(file: Path, sets: list[str], where: Where, progress: Progress, *, extend: bool = False) -> RunReport:
+def run(
+    file: Path,
+    sets: list[str],
+    where: Where,
+    progress: Progress,
+    *,
+    extend: bool = False,
+    helpers: Helpers | None = None,
+) -> RunReport:
     """Runs the study of `file`, or resumes what is there, until finished or stopped.
 
-    `extend`: a smaller sweep of this name that is there becomes one of this study.
+    `extend`: a smaller sweep of this name that is there becomes one of this study. `helpers`: what was started for
+    it beforehand.
     """
-    with delivery_process(where) as delivery, workers.server_of(where) as server:
+    with helpers_of(where) if helpers is None else nullcontext(helpers) as (delivery, server):
         with loading():
             study = load_study(file, sets)
         if study.is_single:
@@ -101,7 +111,7 @@ def _run(
                     study.name, status="finished" if finished else "stopped", finished_at=now if finished else None
                 )
                 if delivery is not None:
-                    delivery.give_files()
+                    give_files(delivery, study.name, where)
         finally:
             ledger.release_lease(study.name, "driver", holder)
         return _delivered(study.name, delivery, ledger, where, progress, finished=finished, already=False)

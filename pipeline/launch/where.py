@@ -1,17 +1,21 @@
-"""Where a sweep runs and where its results go, and what is opened there. Never part of a study."""
+"""Where a sweep runs and where its results go, and what is opened there. Never part of a study.
+
+Imports nothing heavy at the top: what runs beside a sweep is started before all else is loaded.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..config import Study
-from ..data.dataset import DataSet, load_data
-from ..ledger.patience import Patience
-from ..ledger.store import AWAY_SECONDS, Ledger
 from ..paths import WorkPaths
-from ..space import refuse_networks
+
+if TYPE_CHECKING:
+    from ..config import Study
+    from ..data.dataset import DataSet
+    from ..ledger.store import Ledger
 
 LEDGER_VARIABLE = "VAE_SWEEP_DATABASE_URL"
 
@@ -52,6 +56,9 @@ class Where:
 
 def open_ledger(where: Where, *, create: bool = False, on_away: Callable[[str], None] | None = None) -> Ledger:
     """The working directory's ledger. `on_away`: it is waited for, from the start on, and this is told."""
+    from ..ledger.patience import Patience
+    from ..ledger.store import AWAY_SECONDS, Ledger
+
     if create:
         where.paths.workdir.mkdir(parents=True, exist_ok=True)
     if on_away is None:
@@ -63,6 +70,9 @@ def open_ledger(where: Where, *, create: bool = False, on_away: Callable[[str], 
 
 def load_study_data(study: Study) -> DataSet:
     """The study's data. Raises DataError, or StudyFileError where its networks do not fit them."""
+    from ..data.dataset import load_data
+    from ..space import refuse_networks
+
     data = study.data
     dataset = load_data(
         name=data.name,

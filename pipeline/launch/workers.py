@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-
 from ..config import Study, own_names
 from ..data.dataset import DataSet
 from ..execution.base import Executor
@@ -17,16 +14,6 @@ from .where import Where
 
 AUTOMATIC_SLOTS = 32
 """slots that `plan` takes a worker to have when each measures for itself how many pay (packed/tuning.py)"""
-
-
-@contextmanager
-def server_of(where: Where) -> Iterator[WorkerServer | None]:
-    """What worker processes are copies of: it loads while the study is read. None: other workers are asked for."""
-    if where.executor != "processes":
-        yield None
-        return
-    with closing(WorkerServer()) as server:
-        yield server
 
 
 def make_executor(dataset: DataSet, study: Study, where: Where, server: WorkerServer | None = None) -> Executor:

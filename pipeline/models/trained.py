@@ -20,7 +20,7 @@ from ..config import Study
 from ..data.dataset import DataSet
 from ..delivery.records import sweep_run
 from ..errors import UserError, VaeSweepError
-from ..launch import Where, load_study_data, open_ledger
+from ..launch.where import Where, load_study_data, open_ledger
 from ..own_code import admit_known, is_own
 from ..paths import write_atomically
 from ..records import Params, TrialRecord, derive_seed, digest

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from pipeline.launch import LEDGER_VARIABLE
+from pipeline.launch.where import LEDGER_VARIABLE
 from pipeline.records import ENDED
 from pipeline.results import load_results
 from pipeline.tracking.mlflow_tracker import LEDGER_ID

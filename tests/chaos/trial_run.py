@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import LedgerError
-from pipeline.launch import LEDGER_VARIABLE
+from pipeline.launch.where import LEDGER_VARIABLE
 from pipeline.ledger.store import Ledger
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED, State

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.launch import LEDGER_VARIABLE
+from pipeline.launch.where import LEDGER_VARIABLE
 
 from ..sweeps import read, run_here, study_file
 from .cases import fuzz, sizes, told

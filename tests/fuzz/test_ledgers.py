@@ -15,7 +15,8 @@ from hypothesis import note
 from hypothesis import strategies as st
 
 from pipeline.errors import VaeSweepError
-from pipeline.launch import Where, run
+from pipeline.launch.sweeping import run
+from pipeline.launch.where import Where
 from pipeline.ledger.schema import pack_floats, unpack_floats
 from pipeline.paths import WorkPaths
 from pipeline.records import ENDED

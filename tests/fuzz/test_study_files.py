@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import dump_study, load_study, resolved, study_of
 from pipeline.errors import StudyFileError, UserError
-from pipeline.launch import load_study_data
+from pipeline.launch.where import load_study_data
 from pipeline.records import canonical_json
 from pipeline.space import trial_counts
 from pipeline.study_file.identity import study_hash
