@@ -31,11 +31,27 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     done = vae_sweep("--help")
     for verb in ("plan", "run", "list", "status", "show", "stop", "delete", "compare", "best", "train", "ui", "sync"):
         assert verb in done.stdout
-    heavy = {"torch", "ray", "optuna", "sklearn", "mlflow", "sqlalchemy", "scipy", "numpy", "pydantic"}
     code = "import sys; sys.argv = ['vae-sweep', '--help']; import pipeline.cli as c\n"
     code += "try:\n    c.app()\nexcept SystemExit: pass\n"
-    code += f"print('HEAVY', sorted(set(sys.modules) & {heavy!r}))"
-    assert "HEAVY []" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert loaded_after(code) == []
+
+
+def test_what_runs_beside_a_sweep_is_started_before_anything_heavy_is_loaded() -> None:
+    code = "import sys; sys.argv = ['vae-sweep', 'run', 'there-is-none.yaml']\n"
+    code += "import pipeline.cli as c, pipeline.launch.beside as b\n"
+    code += "b.helpers_of = sys.exit\n"  # in the place where it is called
+    code += "try:\n    c.app()\nexcept SystemExit as called: assert type(called.code).__name__ == 'Where', called\n"
+    assert loaded_after(code) == ["pydantic"]  # typer reads options with it
+
+
+def loaded_after(code: str) -> list[str]:
+    """Heavy libraries that a fresh Python has loaded when it has run `code`."""
+    heavy = {"torch", "ray", "optuna", "sklearn", "mlflow", "sqlalchemy", "scipy", "numpy", "pydantic"}
+    code += f"print('HEAVY', *sorted(set(sys.modules) & {heavy!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    _, found, names = done.stdout.rpartition("HEAVY")
+    assert found, done.stderr
+    return names.split()
 
 
 def test_plan_says_what_would_run_and_starts_nothing(tmp_path: Path) -> None:

@@ -116,13 +116,19 @@ def test_optimizers_are_torchs_own(name: str, dtype: torch.dtype, tolerance: flo
     rows = start.clone()
     state = [torch.zeros_like(rows) for _ in range(OPTIMIZERS[name].buffers)]
     steps = [torch.zeros(()) for _ in HYPER]
+    gradients = torch.zeros_like(rows)
+    updates = [
+        OPTIMIZERS[name].bind(rows[i], gradients[i], tuple(s[i] for s in state), steps[i], hyper)
+        for i, hyper in enumerate(HYPER)
+    ]
     leaves = [row.clone().requires_grad_() for row in start]
     references = [TORCHS_OWN[name]([leaf], hyper) for leaf, hyper in zip(leaves, HYPER, strict=True)]
     for _ in range(200):
         noise = torch.randn(48, generator=draw, dtype=F64).to(dtype)
-        for i, hyper in enumerate(HYPER):
+        for i in range(len(HYPER)):
             steps[i] += 1
-            OPTIMIZERS[name].update(rows[i], rows[i] * curvature + noise, tuple(s[i] for s in state), steps[i], hyper)
+            gradients[i] = rows[i] * curvature + noise
+            updates[i]()
             leaves[i].grad = (leaves[i] * curvature + noise).detach()
             references[i].step()
     for i, leaf in enumerate(leaf.detach() for leaf in leaves):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,21 +28,26 @@ class SlotHyper:
     adam_epsilon: float
 
 
+Update = Callable[[], object]
+"""Takes one step with what the gradient and the step count hold by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Optimizer:
     """How one slot's row is updated."""
 
     buffers: int
     """how many state buffers of the row's shape it needs"""
-    update: Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, SlotHyper], None]
-    """(row (P,), gradient (P,), state rows, step count () from 1 on, hyper): updates row and state in place"""
+    bind: Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, SlotHyper], Update]
+    """(row (P,), gradient (P,), state rows, step count () from 1 on, hyper) -> what updates row and state in place"""
     rescale: Callable[[SlotHyper, float], SlotHyper]
     """(hyper, J) -> hyper under which parameters a step as far as J·a would under the given one (docs/catalogue.md)"""
 
 
-def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
+def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> Update:
     """torch.optim.SGD: L2 weight decay, heavy-ball momentum without dampening."""
-    torch._fused_sgd_(
+    update = partial(
+        torch._fused_sgd_,
         [row],
         [gradient],
         [state[0]] if hyper.momentum else [],
@@ -51,18 +57,18 @@ def _sgd(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor,
         dampening=0.0,
         nesterov=False,
         maximize=False,
-        is_first_step=bool(step == 1),
     )
+    return lambda: update(is_first_step=bool(step == 1))
 
 
-def _adam(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
+def _adam(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> Update:
     """torch.optim.Adam (Kingma & Ba 2015), L2 weight decay."""
-    _fused_adam(torch._fused_adam_, row, gradient, state, step, hyper)
+    return _fused_adam(torch._fused_adam_, row, gradient, state, step, hyper)
 
 
-def _adamw(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> None:
+def _adamw(row: Tensor, gradient: Tensor, state: tuple[Tensor, ...], step: Tensor, hyper: SlotHyper) -> Update:
     """torch.optim.AdamW (Loshchilov & Hutter 2019), decoupled weight decay."""
-    _fused_adam(torch._fused_adamw_, row, gradient, state, step, hyper)
+    return _fused_adam(torch._fused_adamw_, row, gradient, state, step, hyper)
 
 
 def _fused_adam(
@@ -72,8 +78,9 @@ def _fused_adam(
     state: tuple[Tensor, ...],
     step: Tensor,
     hyper: SlotHyper,
-) -> None:
-    kernel(
+) -> Update:
+    return partial(
+        kernel,
         [row],
         [gradient],
         [state[0]],
@@ -108,8 +115,8 @@ def _rescaled_adamw(hyper: SlotHyper, slope: float) -> SlotHyper:
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
-    "sgd": Optimizer(buffers=1, update=_sgd, rescale=_rescaled_sgd),
-    "adam": Optimizer(buffers=2, update=_adam, rescale=_rescaled_adam),
-    "adamw": Optimizer(buffers=2, update=_adamw, rescale=_rescaled_adamw),
+    "sgd": Optimizer(buffers=1, bind=_sgd, rescale=_rescaled_sgd),
+    "adam": Optimizer(buffers=2, bind=_adam, rescale=_rescaled_adam),
+    "adamw": Optimizer(buffers=2, bind=_adamw, rescale=_rescaled_adamw),
 }
 """Every optimizer a study file may name."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from ..vae.scales import SCALES
 from .checkpoint import resume, save
 from .device_data import DeviceData
 from .draws import batch_order, epoch_noise
-from .optimizers import OPTIMIZERS, SlotHyper
+from .optimizers import OPTIMIZERS, SlotHyper, Update
 from .slots import Slot, SlotMaths
 from .stack import Stack
 from .step import Step
@@ -114,39 +115,46 @@ class Pack:
         # Optimizer steps taken by each slot, as torch's fused kernels want them.
         taken_M = torch.tensor([float(slot.epoch * len(self._batches.counts)) for slot in self.slots])
         taken_M = taken_M.to(self.data.device)
-        slot_rows = [
+        updates = self._updates(taken_M)
+        total_M = torch.zeros(len(self.slots), dtype=torch.float64, device=self.data.device)
+        batches = zip(order_SMR, noise_SMKRL, self._batches.weight_SR, self._batches.counts, strict=True)
+        # Where autograd has no part in it, its bookkeeping for every tensor costs small packs a tenth of a step.
+        with torch.inference_mode() if compute.by_hand else nullcontext():
+            for step, (order_MR, noise_MKRL, weight_R, count) in enumerate(batches):
+                if step == limit:
+                    break
+                if self.stack.apart and (rows := _padded(count)) < self._batches.rows:
+                    order_MR, noise_MKRL, weight_R = order_MR[:, :rows], noise_MKRL[:, :, :rows], weight_R[:rows]
+                x_MRD = self.data.train_x.index_select(0, order_MR.reshape(-1)).view(*order_MR.shape, -1)
+                computed = compute(x_MRD, noise_MKRL.contiguous(), weight_R)
+                loss_M = (computed.loss * weight_R).sum(-1)
+                total_M.sub_((computed.cost * weight_R).sum(-1), alpha=count)
+                if not self._all_finite(loss_M):
+                    for i, finite in enumerate(self._finite(loss_M)):
+                        if self.slots[i].running and not finite:
+                            self.slots[i].end(State.DIVERGED, _blame(self.slots[i], step, loss_M[i], computed.raw[i]))
+                taken_M += 1
+                for slot, update in updates:
+                    if slot.running:
+                        update()
+        return total_M / self.data.train_x.shape[0] + self.data.train_log_base
+
+    def _updates(self, taken_M: Tensor) -> list[tuple[Slot, Update]]:
+        """What takes each slot's optimizer step, by its count in `taken_M`; several where parts have their own."""
+        return [
             (
                 slot,
-                self.rows_MP[i, part],
-                self._gradient_MP[i, part],
-                tuple(state[i, part] for state in self._state),
-                taken_M[i],
-                hyper,
+                self._optimizer.bind(
+                    self.rows_MP[i, part],
+                    self._gradient_MP[i, part],
+                    tuple(state[i, part] for state in self._state),
+                    taken_M[i],
+                    hyper,
+                ),
             )
             for i, slot in enumerate(self.slots)
             for part, hyper in self._parts(slot)
         ]
-        total_M = torch.zeros(len(self.slots), dtype=torch.float64, device=self.data.device)
-        for step, (order_MR, noise_MKRL, weight_R, count) in enumerate(
-            zip(order_SMR, noise_SMKRL, self._batches.weight_SR, self._batches.counts, strict=True)
-        ):
-            if step == limit:
-                break
-            if self.stack.apart and (rows := _padded(count)) < self._batches.rows:
-                order_MR, noise_MKRL, weight_R = order_MR[:, :rows], noise_MKRL[:, :, :rows], weight_R[:rows]
-            x_MRD = self.data.train_x.index_select(0, order_MR.reshape(-1)).view(*order_MR.shape, -1)
-            computed = compute(x_MRD, noise_MKRL.contiguous(), weight_R)
-            loss_M = (computed.loss * weight_R).sum(-1)
-            total_M.sub_((computed.cost * weight_R).sum(-1), alpha=count)
-            if not self._all_finite(loss_M):
-                for i, finite in enumerate(self._finite(loss_M)):
-                    if self.slots[i].running and not finite:
-                        self.slots[i].end(State.DIVERGED, _blame(self.slots[i], step, loss_M[i], computed.raw[i]))
-            taken_M += 1
-            for slot, row, gradient, state, taken, hyper in slot_rows:
-                if slot.running:
-                    self._optimizer.update(row, gradient, state, taken, hyper)
-        return total_M / self.data.train_x.shape[0] + self.data.train_log_base
 
     def _all_finite(self, loss_M: Tensor) -> bool:
         """Whether all losses and gradients are surely finite."""

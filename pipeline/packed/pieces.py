@@ -1,7 +1,7 @@
 """Pieces of a step: a value together with the way back from it, parameters' gradients written where they belong.
 
 Chains of linear layers and activations go back by hand, which costs a third of autograd in small models; what is
-no such chain, or has an activation that `ACTIVATION_GRADIENTS` lacks, goes back by autograd, for all slots together or,
+no such chain, or has an activation that `ACTIVATIONS` lacks, goes back by autograd, for all slots together or,
 where it runs slot by slot, for each by itself. Which way a piece goes depends on the structure alone.
 
 Axes: M slot, B batch.
@@ -22,14 +22,21 @@ from .runs import Runs, SlotBySlot
 Back = Callable[[Tensor], Tensor]
 """gradient of a piece's value, which it may overwrite -> gradient of its input"""
 
-ActivationGradient = Callable[[Tensor, Tensor], Tensor]
-"""(gradient, the activation's output) -> the gradient of its input, all of one shape; may be in place"""
 
-ACTIVATION_GRADIENTS: Mapping[type[nn.Module], ActivationGradient] = {
-    nn.ReLU: keep_positive_,
-    nn.Tanh: torch.ops.aten.tanh_backward,
+class Activation(NamedTuple):
+    """An activation whose gradient follows from its output."""
+
+    apply_: Callable[[Tensor], Tensor]
+    """in place: what came in is needed no more, and a second tensor would only take room in the cache"""
+    gradient: Callable[[Tensor, Tensor], Tensor]
+    """(gradient, the activation's output) -> the gradient of its input, all of one shape; may be in place"""
+
+
+ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
+    nn.ReLU: Activation(torch.relu_, keep_positive_),
+    nn.Tanh: Activation(torch.tanh_, torch.ops.aten.tanh_backward),
 }
-"""Activations whose gradient follows from their output. For speed only: any other goes by autograd."""
+"""Those that go by hand, for speed only: any other goes by autograd."""
 
 
 class Parameter(NamedTuple):
@@ -44,7 +51,7 @@ class Layer(NamedTuple):
 
     weight: Parameter
     bias: Parameter
-    activation: nn.Module | None
+    activation: Activation | None
 
 
 class Chain:
@@ -59,14 +66,14 @@ class Chain:
         values = [x]
         for layer in self._layers:
             y = linear(values[-1], layer.weight.value, layer.bias.value)
-            values.append(y if layer.activation is None else layer.activation(y))
+            values.append(y if layer.activation is None else layer.activation.apply_(y))
         return values[-1], lambda gradient: self._back(values, gradient)
 
     def _back(self, values: Sequence[Tensor], gradient: Tensor) -> Tensor:
         for i in reversed(range(len(self._layers))):
             layer = self._layers[i]
             if layer.activation is not None:
-                gradient = ACTIVATION_GRADIENTS[type(layer.activation)](gradient, values[i + 1])
+                gradient = layer.activation.gradient(gradient, values[i + 1])
             weight_gradient_into(layer.weight.gradient, gradient, values[i])
             torch.sum(gradient, 1, out=layer.bias.gradient)
             if i or self._to_input:
@@ -165,6 +172,11 @@ class Series:
 Piece = Chain | ByAutograd | EachByAutograd | Series
 
 
+def is_by_hand(piece: Piece) -> bool:
+    """Whether no part of it goes by autograd."""
+    return all(is_by_hand(part) for part in piece.pieces) if isinstance(piece, Series) else isinstance(piece, Chain)
+
+
 def piece_of(module: nn.Module, parameters: Mapping[str, Parameter], *, to_input: bool = True) -> Piece:
     """The cheapest piece that is this module. parameters: by their names in the module; there may be others."""
     if isinstance(module, Runs):
@@ -191,8 +203,8 @@ def _layers(module: nn.Module, parameters: Mapping[str, Parameter]) -> list[Laye
     for name, child in module.named_children() if type(module) is nn.Sequential else [("", module)]:
         if isinstance(child, BatchedLinear):
             layers.append(Layer(parameters[f"{name}.weight"], parameters[f"{name}.bias"], None))
-        elif layers and layers[-1].activation is None and type(child) in ACTIVATION_GRADIENTS:
-            layers[-1] = layers[-1]._replace(activation=child)
+        elif layers and layers[-1].activation is None and type(child) in ACTIVATIONS:
+            layers[-1] = layers[-1]._replace(activation=ACTIVATIONS[type(child)])
         else:
             return None
     return layers

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..vae.likelihoods import Sloped
 from ..vae.objectives import Draws, Objective
 from ..vae.posterior import Diagonal
-from .pieces import Back, ByAutograd, Parameter, piece_of
+from .pieces import Back, ByAutograd, Parameter, is_by_hand, piece_of
 from .slots import SlotMaths
 from .stack import Stack
 
@@ -52,14 +52,21 @@ class Step:
         self._encoder = piece_of(stack.model.encoder, self._of("encoder"), to_input=False)
         self._heads = [piece_of(stack.model.get_submodule(name), self._of(name)) for name in stack.model.head_names]
         self._decoder = piece_of(stack.model.decoder, self._of("decoder"))
+        has_weight = maths.objective.rate_weight is not None
+        self._middle_by_hand = stack.model.family.by_hand and has_weight and samples == 1
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether no part of it goes by autograd."""
+        pieces = all(is_by_hand(piece) for piece in (self._encoder, *self._heads, self._decoder))
+        return pieces and self._middle_by_hand and isinstance(self._model.observation, Sloped)
 
     @torch.no_grad()
     def __call__(self, x_MRD: Tensor, noise_MKRL: Tensor, weight_R: Tensor) -> Computed:
         """What a batch comes to; the gradient is that of the sum of loss * weight_R."""
         features, back_encoder = self._encoder(self._model.scaled(x_MRD))
         outputs, backs = zip(*(head(features) for head in self._heads), strict=True)
-        objective = self._maths.objective
-        if self._model.family.by_hand and objective.rate_weight is not None and self._samples == 1:
+        if self._middle_by_hand:
             computed, to_outputs = self._by_hand(x_MRD, noise_MKRL.squeeze(1), weight_R, outputs)
         else:
             computed, to_outputs = self._by_autograd(x_MRD, noise_MKRL, weight_R, outputs)
