@@ -54,12 +54,14 @@ class Step:
         self._decoder = piece_of(stack.model.decoder, self._of("decoder"))
         has_weight = maths.objective.rate_weight is not None
         self._middle_by_hand = stack.model.family.by_hand and has_weight and samples == 1
+        likelihood = stack.model.observation
+        self._sloped = likelihood if isinstance(likelihood, Sloped) else None
 
     @property
     def by_hand(self) -> bool:
         """Whether no part of it goes by autograd."""
         pieces = all(is_by_hand(piece) for piece in (self._encoder, *self._heads, self._decoder))
-        return pieces and self._middle_by_hand and isinstance(self._model.observation, Sloped)
+        return pieces and self._middle_by_hand and self._sloped is not None
 
     @torch.no_grad()
     def __call__(self, x_MRD: Tensor, noise_MKRL: Tensor, weight_R: Tensor) -> Computed:
@@ -116,10 +118,10 @@ class Step:
 
     def _kernel(self, x_MRD: Tensor, output_MRD: Tensor) -> tuple[Tensor, Back]:
         """The likelihood's kernel (M, R) and the way back to the decoder's output."""
-        likelihood, hyper = self._model.observation, self._maths.hyper
-        if isinstance(likelihood, Sloped):
-            kernel, slope = likelihood.log_kernel_and_slope(x_MRD, output_MRD)
+        if self._sloped is not None:
+            kernel, slope = self._sloped.log_kernel_and_slope(x_MRD, output_MRD)
             return kernel, lambda gradient: slope.mul_(gradient.unsqueeze(-1))
+        likelihood, hyper = self._model.observation, self._maths.hyper
         by_autograd = ByAutograd(
             lambda output: likelihood.log_kernel(x_MRD, output, hyper), self._of("likelihood").values()
         )

@@ -134,11 +134,15 @@ def counts_log_kernel(logits: Tensor, counts: Tensor, trials: float) -> Tensor:
     return result
 
 
+def _gaussian_kl(mean: Tensor, sigma: Tensor, log_sigma: Tensor) -> Tensor:
+    return (mean * mean).add_(sigma * sigma).sub_(1).mul_(0.5).sub_(log_sigma)
+
+
 class _GaussianKl(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, sigma: Tensor, log_sigma: Tensor) -> Tensor:
         ctx.save_for_backward(mean, sigma)
-        return (mean * mean).add_(sigma * sigma).sub_(1).mul_(0.5).sub_(log_sigma)
+        return _gaussian_kl(mean, sigma, log_sigma)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,5 +152,7 @@ class _GaussianKl(torch.autograd.Function):
 
 def gaussian_kl(mean: Tensor, sigma: Tensor, log_sigma: Tensor) -> Tensor:
     """KL(N(μ, σ²) || N(0, 1)) = ½(μ² + σ² - 1) - log σ, elementwise, nats; mean, sigma, log_sigma as inputs."""
+    if not torch.is_grad_enabled():  # `apply` costs as much again
+        return _gaussian_kl(mean, sigma, log_sigma)
     result: Tensor = _GaussianKl.apply(mean, sigma, log_sigma)  # type: ignore[no-untyped-call]
     return result
