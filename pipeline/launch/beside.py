@@ -102,7 +102,7 @@ class Helpers(NamedTuple):
 
 @contextmanager
 def helpers_of(where: Where) -> Iterator[Helpers]:
-    """Starts it; at the end the server is no more, and the delivery too where it was told no sweep."""
+    """Starts what runs beside a sweep; at the end the server is no more, nor a delivery that was told no sweep."""
     with delivery_process(where) as delivery, _server_of(where) as server:
         yield Helpers(delivery, server)
 
